@@ -1,0 +1,1 @@
+"""The edges: one package per outside world. They know the domain, not the actors, and not each other."""

@@ -1,0 +1,494 @@
+"""The alphabet of the journal: everything any actor acts on is one of these.
+
+Events are facts in the past tense, immutable, with integer prices (1e-9) and UTC
+nanoseconds. `@event` registers a class under its name with the version its payload
+has in the journal; a changed payload bumps the version and brings an upcaster.
+
+Who produces what: feed (market), bars (SliceClosed, LateTrade), roll
+(ContractRolled), strategy (SignalEvaluated, OrderRequested), execution (RiskDecided,
+OrderSubmitted, OrderExpired, FillAssumed), execution.http (an attempt's outcome),
+supervisor (crashes, restarts), session (opening and end), operator (commands).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Literal, TypeVar
+
+import attrs
+import numpy as np
+
+from domain.bars import Bar, BarTable
+from domain.gates import Gate
+from domain.ibs import StrategySettings
+from domain.instruments import ResolvedContract, TradedRoot
+from domain.market import TradeArray
+from domain.orders import Intent, Order, OrderType, Side
+from domain.positions import Position
+from domain.risk import KillSwitch, RiskSettings
+from domain.rolls import RollSeam
+from domain.sessions import Session
+from domain.units import Nanos, Price
+
+EVENT_TYPES: dict[str, type] = {}
+"""Every event class by its name in the journal."""
+EVENT_VERSIONS: dict[str, int] = {}
+"""The payload version that this code writes."""
+
+_T = TypeVar("_T", bound=type)
+
+
+def event(*, version: int = 1) -> Callable[[_T], _T]:
+    """Register an event class under its own name with its payload version."""
+
+    def register(cls: _T) -> _T:
+        EVENT_TYPES[cls.__name__] = cls
+        EVENT_VERSIONS[cls.__name__] = version
+        return cls
+
+    return register
+
+
+# ---------------------------------------------------------------- session
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SessionOpened:
+    """The first event of a file: everything its decisions depend on besides the market.
+
+    `code_digest` is the sha256 of the program's own decision code, `config_digest` of the
+    settings below; replay builds its machines from this event and nothing else.
+    """
+
+    session: Session
+    segment: int
+    mode: Literal["paper", "live"]
+    is_demo: bool
+    account: str
+    clock: Literal["system", "feed"]
+    seed: int
+    version: str
+    code_digest: str
+    config_digest: str
+    libraries: Mapping[str, str]
+    strategy: StrategySettings
+    risk: RiskSettings
+    roots: tuple[TradedRoot, ...]
+    contracts: tuple[ResolvedContract, ...]
+    feed_start_ns: Nanos
+    """Where the feed is asked to begin before any record is on file."""
+
+
+@attrs.frozen(kw_only=True)
+class RootMemory:
+    """What the strategy remembers of one root beyond its bars."""
+
+    root: str
+    bars_held: int
+    """Decision bars closed since the fill bar; 0 on the fill bar or without a position."""
+    cooldown_left: int
+    last_exit_reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class StateCarried:
+    """What the session before (or its earlier segment) left: the second event of a file."""
+
+    previous_session: str | None
+    previous_segment: int | None
+    previous_head: str | None
+    """Hex chain head of the file before."""
+    previous_file_sha256: str | None
+    positions: tuple[Position, ...] = ()
+    orders: tuple[Order, ...] = ()
+    realised_pnl: Decimal = Decimal(0)
+    """Of this session only: zero unless an earlier segment of the same session has traded."""
+    kill_switch: KillSwitch = "off"
+    open_minutes: tuple[Bar, ...] = ()
+    open_hours: tuple[Bar, ...] = ()
+    open_days: tuple[Bar, ...] = ()
+    watermark_ns: Nanos = Nanos(0)
+    memories: tuple[RootMemory, ...] = ()
+    contracts: tuple[ResolvedContract, ...] = ()
+    """The contracts that the session before traded."""
+    resume_ts_event: Nanos | None = None
+    resume_records: str = ""
+    """Base64 of the raw records with ts_event >= resume_ts_event - 2 s: what a replay repeats."""
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class HistoryLoaded:
+    """Completed hour and day bars that warm the strategy up, so that the file replays alone."""
+
+    tables: tuple[BarTable, ...]
+    seams: tuple[RollSeam, ...] = ()
+    """Where the tables' last contract is not the one the session trades."""
+    source: str = "none"
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SessionStopped:
+    """The process stopped in order in mid-session; the file goes on at the next start."""
+
+    reason: str
+    positions: tuple[Position, ...] = ()
+    """Left open on purpose."""
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SessionClosed:
+    """The last event of a finished session: what the file holds."""
+
+    events: int
+    decisions: int
+    orders: int
+    head: str
+    """Hex chain head before this event."""
+
+
+# ----------------------------------------------------------------- market
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class TradesReceived:
+    """A batch of raw trade records in arrival order, cut at minute boundaries and 4,096 records."""
+
+    trades: TradeArray = attrs.field(eq=attrs.cmp_using(eq=np.array_equal), repr=lambda a: f"<{len(a)} trades>")
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SymbolMapped:
+    """The vendor's id of a contract for this session."""
+
+    root: str
+    contract: str
+    rank: int
+    instrument_id: int
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class FeedStatusChanged:
+    """The feed's condition; entries are allowed only while it is `live`."""
+
+    status: Literal["connecting", "live", "reconnecting", "stale", "ended"]
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ClockTicked:
+    """Time for the machines: `ts` drives deadlines, minutes close up to `watermark`."""
+
+    ts: Nanos
+    watermark: Nanos
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SliceClosed:
+    """The bars that closed at `ts`, one slice per stamp: each tuple in order of root, then contract."""
+
+    ts: Nanos
+    minutes: tuple[Bar, ...] = ()
+    hours: tuple[Bar, ...] = ()
+    days: tuple[Bar, ...] = ()
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class LateTrade:
+    """Trades for a minute that had already closed: recorded, never an edit of the bar."""
+
+    root: str
+    contract: str
+    minute_start: Nanos
+    trades: int
+    volume: int
+
+
+# -------------------------------------------------------------- decisions
+
+Verdict = Literal["enter", "exit", "hold", "refuse"]
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SignalEvaluated:
+    """One root's decision bar: IBS, every gate's value and verdict, and why there was no trade.
+
+    `ts` is the bar's end, `bar_start` its start. `reason` is the exit's reason, or the first
+    refusing gate's, or empty when it entered.
+    """
+
+    root: str
+    contract: str
+    ts: Nanos
+    bar_start: Nanos
+    close: Price
+    ibs: float
+    gates: tuple[Gate, ...]
+    probability: float | None
+    threshold: float | None
+    position: int
+    verdict: Verdict
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderRequested:
+    """The strategy wants a trade. `reference_price` is the last close; `reason` says why."""
+
+    root: str
+    signal_id: str
+    contract: str
+    intent: Intent
+    side: Side
+    quantity: int
+    order_type: OrderType
+    limit_price: Price | None
+    reference_price: Price
+    decided_ns: Nanos
+    """End of the bar, or the deadline, that decided it: the payload's `time`."""
+    bar_ns: Nanos
+    """Length of the decision bar (0 for a deadline)."""
+    reason: str
+    ibs: float | None = None
+    probability: float | None = None
+    threshold: float | None = None
+    entry_signal_id: str | None = None
+    bars_held: int | None = None
+    pnl_assumed: Decimal | None = None
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class RiskDecided:
+    """The gate's answer to a request; a refusal names its rule and the numbers it saw."""
+
+    root: str
+    signal_id: str
+    is_allowed: bool
+    rule: str
+    detail: str
+
+
+# -------------------------------------------------------------- execution
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderSubmitted:
+    """An attempt that may leave the process once this event is on disk. `body` is sent byte for byte."""
+
+    root: str
+    signal_id: str
+    attempt: int
+    ticker: str
+    body: str
+    body_sha256: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderAccepted:
+    """TradersPost answered 2xx `success: true`: received, not filled."""
+
+    root: str
+    signal_id: str
+    attempt: int
+    http_status: int
+    external_id: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderRejected:
+    """TradersPost refused the message: nothing was traded. `code` is its messageCode."""
+
+    root: str
+    signal_id: str
+    attempt: int
+    http_status: int
+    code: str
+    message: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderAmbiguous:
+    """The attempt may or may not have been received."""
+
+    root: str
+    signal_id: str
+    attempt: int
+    cause: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderNotSent:
+    """The attempt provably never reached TradersPost, or was answered 429: it may be tried again."""
+
+    root: str
+    signal_id: str
+    attempt: int
+    cause: str
+    retry_after_s: float | None = None
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class OrderExpired:
+    """The order ended without a fill: its time limit or its cancelAfter passed."""
+
+    root: str
+    signal_id: str
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class FillAssumed:
+    """A fill by rule, not by a broker's report. `quantity` is unsigned; `ts` is the trade's ts_recv."""
+
+    root: str
+    signal_id: str
+    contract: str
+    intent: Intent
+    side: Side
+    quantity: int
+    price: Price
+    ts: Nanos
+    rule: str
+    pnl: Decimal | None
+    """Net P&L of the closed position; None for an entry."""
+
+
+# ------------------------------------------------------- rolls, supervision
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ContractRolled:
+    """From this session on `root` trades `to_contract`. `difference` shifts older bars; None: history ends."""
+
+    root: str
+    from_contract: str
+    to_contract: str
+    rule: str
+    evidence: str
+    difference: Price | None
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ActorCrashed:
+    """An actor died while handling `at_seq`."""
+
+    actor: str
+    at_seq: int
+    error: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ActorRestarted:
+    """A new incarnation caught up to `at_seq` and goes on. Actor `process` is the whole program."""
+
+    actor: str
+    incarnation: int
+    at_seq: int
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class MessageSkipped:
+    """An event that an actor must not be given again (it crashed on it)."""
+
+    actor: str
+    skipped_seq: int
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class EntriesClosed:
+    """No entries until `EntriesOpened` (a stalled writer, an operator)."""
+
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class EntriesOpened:
+    """Entries are allowed again."""
+
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SafeStopRequested:
+    """The process ends itself because going on would be less safe."""
+
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class CommandReceived:
+    """An operator's command. `kill` and `enable` set the kill switch named in `argument`."""
+
+    command: Literal["kill", "enable"]
+    argument: str = ""
+
+
+Event = (
+    SessionOpened
+    | StateCarried
+    | HistoryLoaded
+    | SessionStopped
+    | SessionClosed
+    | TradesReceived
+    | SymbolMapped
+    | FeedStatusChanged
+    | ClockTicked
+    | SliceClosed
+    | LateTrade
+    | SignalEvaluated
+    | OrderRequested
+    | RiskDecided
+    | OrderSubmitted
+    | OrderAccepted
+    | OrderRejected
+    | OrderAmbiguous
+    | OrderNotSent
+    | OrderExpired
+    | FillAssumed
+    | ContractRolled
+    | ActorCrashed
+    | ActorRestarted
+    | MessageSkipped
+    | EntriesClosed
+    | EntriesOpened
+    | SafeStopRequested
+    | CommandReceived
+)
+
+Outcome = OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent
+"""What an attempt can come to."""
+
+SUPERVISION_TYPES = frozenset(
+    {"ActorCrashed", "ActorRestarted", "MessageSkipped", "FeedStatusChanged", "SafeStopRequested", "SessionStopped"}
+)
+"""Events about the running of the program: they may differ between two runs of the same market."""

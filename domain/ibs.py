@@ -1,0 +1,63 @@
+"""Internal Bar Strength and the parameters of the strategy built on it.
+
+IBS = (close - low) / (high - low), in [0, 1]: 0 closes on the low, 1 on the high.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Literal
+
+import attrs
+
+from domain.units import Price
+
+
+@attrs.frozen(kw_only=True)
+class Ibs:
+    """An IBS value; a bar without range is 0.5 and flagged."""
+
+    value: float
+    is_zero_range: bool = False
+
+
+def internal_bar_strength(*, high: Price, low: Price, close: Price) -> Ibs:
+    """The IBS of one bar, computed from integers so that every machine gives the same bits."""
+    if high <= low:
+        return Ibs(value=0.5, is_zero_range=True)
+    return Ibs(value=min(1.0, max(0.0, (close - low) / (high - low))))
+
+
+@attrs.frozen(kw_only=True)
+class StrategySettings:
+    """Parameters of the IBS strategy; a band is low <= value <= high, percentages are of the fill price."""
+
+    name: str = "ibs"
+    veto: bool = True
+    """Score every candidate entry with the Random Forest; without a bundle there is no entry."""
+    decision_timeframe: Literal["1h", "1m"] = "1h"
+    """Hour bars decide. `1m` is for trials in real time, where no one waits for an hour."""
+    entry_ibs_low: float = 0.0
+    entry_ibs_high: float = 0.2
+    exit_ibs_low: float = 0.8
+    exit_ibs_high: float = 1.0
+    pivot_gate: bool = True
+    pivot_strength: int = 5
+    """Bars on each side that a pivot must exceed."""
+    entry_windows: tuple[str, ...] = ("00:00-15:00", "17:00-24:00")
+    """New York time of the bar's start, end exclusive."""
+    warmup_bars: int = 60
+    """Completed decision bars a root needs before it may enter."""
+    stop_pct: Decimal = Decimal("1")
+    target_pct: Decimal = Decimal("1")
+    exit_after_bars: int = 8
+    """Bar stop: at the close of this many decision bars after the fill bar."""
+    auto_close: str = "16:00"
+    """New York time; the deadline is this or `auto_close_before_end_s` before the close, the earlier."""
+    auto_close_before_end_s: int = 900
+    no_entry_before_auto_close_s: int = 3600
+    cooldown_bars: int = 0
+    cooldown_after_stop_bars: int = 0
+    entry_order: Literal["market", "limit"] = "market"
+    cancel_after_s: int = 60
+    """A limit entry that has not filled by then is cancelled."""
