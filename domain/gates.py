@@ -14,8 +14,8 @@ import attrs
 
 from domain.errors import OperatorError
 from domain.ibs import Ibs, StrategySettings
-from domain.sessions import STRATEGY_ZONE, local_time
-from domain.units import Nanos, Price, price_to_float
+from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
+from domain.units import SECOND, Nanos, Price, price_to_float
 
 
 @attrs.frozen(kw_only=True)
@@ -103,6 +103,58 @@ def warmup_gate(completed_bars: int, settings: StrategySettings) -> Gate:
     passed = completed_bars >= settings.warmup_bars
     value = f"{completed_bars} of {settings.warmup_bars}"
     return Gate(name="warm_up", is_passed=passed, value=value, reason="" if passed else "warm_up_incomplete")
+
+
+def auto_close_deadline(settings: StrategySettings, session_date: dt.date, close_ns: Nanos) -> Nanos:
+    """When a position must be closed: `auto_close` of New York on the session's date, or
+    `auto_close_before_end_s` before `close_ns` (the root's close), the earlier.
+
+    Raises OperatorError when the setting is not a time of day.
+    """
+    try:
+        hour, minute = divmod(_minute_of_day(settings.auto_close), 60)
+        moment = dt.datetime.combine(session_date, dt.time(hour, minute), STRATEGY_ZONE)
+    except ValueError as error:
+        raise OperatorError(f"auto_close {settings.auto_close!r} is not a time", fix='write "HH:MM"') from error
+    return Nanos(min(to_nanos(moment), close_ns - settings.auto_close_before_end_s * SECOND))
+
+
+def near_auto_close_gate(ts: Nanos, deadline: Nanos | None, settings: StrategySettings) -> Gate:
+    """Passes while `no_entry_before_auto_close_s` or more are left; the value is the seconds left.
+
+    Exactly the limit passes, so that the bar that starts in the window's last hour may enter.
+    """
+    if deadline is None:
+        return Gate(name="near_auto_close", is_passed=False, value=None, reason="auto_close_unknown")
+    left_s = (deadline - ts) // SECOND
+    passed = left_s >= settings.no_entry_before_auto_close_s
+    return Gate(name="near_auto_close", is_passed=passed, value=str(left_s), reason="" if passed else "near_auto_close")
+
+
+def position_gate(quantity: int, *, is_unknown: bool) -> Gate:
+    """Passes without a position. One that may or may not exist (UNKNOWN) counts as held."""
+    passed = quantity == 0 and not is_unknown
+    reason = "" if passed else ("position_unknown" if is_unknown else "position_held")
+    return Gate(name="position", is_passed=passed, value=str(quantity), reason=reason)
+
+
+def pending_gate(intent: str | None) -> Gate:
+    """Passes while no order of the root is unfinished; `intent` is that order's."""
+    passed = intent is None
+    return Gate(name="pending", is_passed=passed, value=intent or "none", reason="" if passed else "order_unfinished")
+
+
+def cooldown_gate(bars_left: int) -> Gate:
+    """Passes once the decision bars to wait after an exit have closed."""
+    passed = bars_left <= 0
+    return Gate(name="cooldown", is_passed=passed, value=str(bars_left), reason="" if passed else "cooldown")
+
+
+def veto_gate(settings: StrategySettings) -> Gate:
+    """Passes when the veto is switched off; switched on without a model it refuses every entry."""
+    if not settings.veto:
+        return Gate(name="veto", is_passed=True, value="off")
+    return Gate(name="veto", is_passed=False, value=None, reason="veto_model_missing")
 
 
 def first_refusal(gates: Sequence[Gate]) -> Gate | None:

@@ -74,11 +74,13 @@ class Order:
     limit_price: Price | None
     decided_ns: Nanos
     """The end of the bar (or the deadline) that decided it."""
-    requested_ns: Nanos
+    expires_ns: Nanos | None
+    """An entry not sent by then is dropped; None for an exit, which never is."""
+    ticker: str
+    body: str
+    """The exact bytes of every attempt, as text."""
     state: OrderState = OrderState.REQUESTED
     attempt: int = 0
-    body: str = ""
-    """The exact bytes of every attempt, as text."""
     not_before_ns: Nanos = Nanos(0)
     """Earliest time of the next attempt while QUEUED."""
     accepted_ns: Nanos | None = None

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+import attrs
 
 from domain.bars import BarTable
 from domain.envelope import Envelope
+from domain.errors import JournalWriteFailed
 from domain.events import (
     Event,
     OrderRequested,
@@ -55,6 +59,41 @@ class Codec(Protocol):
         ...
 
 
+@attrs.frozen(kw_only=True)
+class Head:
+    """Where a journal file ends."""
+
+    seq: int
+    hash: bytes
+    status: Literal["open", "stopped", "closed"]
+
+
+class JournalWriter(Protocol):
+    """Where sequenced events go to become durable."""
+
+    def append(self, envelopes: Sequence[Envelope]) -> None:
+        """Take one publish; it is never split across commits."""
+        ...
+
+    def pending(self) -> list[Envelope]:
+        """A copy of what is not yet durable, oldest first."""
+        ...
+
+    def when_durable(self, seq: int, callback: Callable[[], None]) -> None:
+        """Call `callback` once `seq` is durable (at once when it is already). Never after a failed commit."""
+        ...
+
+    @property
+    def backlog(self) -> int:
+        """How many events are not yet durable."""
+        ...
+
+    @property
+    def stalled_s(self) -> float:
+        """How long the oldest of them has been waiting."""
+        ...
+
+
 class JournalReader(Protocol):
     """Envelopes from a journal, oldest first."""
 
@@ -70,6 +109,76 @@ class JournalReader(Protocol):
         ...
 
 
+class JournalFile(JournalReader, Protocol):
+    """One session file, open for reading."""
+
+    path: Path
+
+    def head(self) -> Head:
+        """Last seq, its hash, and the file's status."""
+        ...
+
+    def close(self) -> None:
+        """Release the file."""
+        ...
+
+
+class RunningWriter(JournalWriter, Protocol):
+    """A writer with a thread of its own."""
+
+    def start(self) -> None:
+        """Begin committing."""
+        ...
+
+    def stop(self, timeout_s: float = ...) -> None:
+        """Commit what is pending and end. Raises JournalWriteFailed when a commit failed."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class JournalEntry:
+    """One session file of a directory."""
+
+    path: Path
+    session: str
+    segment: int
+
+
+class JournalDirectory(Protocol):
+    """Where the session files live. Holding one means being the only live process on it."""
+
+    def entries(self) -> list[JournalEntry]:
+        """Every session file, oldest first."""
+        ...
+
+    def open(self, path: Path) -> JournalFile:
+        """Open a file for reading. Raises JournalUnreadable."""
+        ...
+
+    def create(self, session: str, segment: int) -> Path:
+        """An empty file. Raises OperatorError when it cannot be written."""
+        ...
+
+    def writer(
+        self,
+        path: Path,
+        *,
+        durable_seq: int,
+        on_failure: Callable[[JournalWriteFailed], None],
+        before_commit: Callable[[], None],
+    ) -> RunningWriter:
+        """The writer of a file that ends at `durable_seq`."""
+        ...
+
+    def seal(self, path: Path) -> str:
+        """Make a closed file final. Returns its sha256, hex."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Delete a finished demo file."""
+        ...
+
+
 class Calendar(Protocol):
     """Trading sessions of the exchange."""
 
@@ -79,6 +188,96 @@ class Calendar(Protocol):
 
     def session_on(self, date: dt.date, roots: Sequence[TradedRoot]) -> Session:
         """The session that ends on `date`. Raises OperatorError when there is none."""
+        ...
+
+
+@attrs.frozen(kw_only=True)
+class Records:
+    """Raw trade records in arrival order: concatenated 48-byte TradeMsg."""
+
+    raw: bytes
+
+
+@attrs.frozen(kw_only=True)
+class Mapped:
+    """The gateway said which instrument a subscribed symbol is. `ts` is the gateway's own clock."""
+
+    symbol: str
+    raw_symbol: str
+    instrument_id: int
+    ts: Nanos
+
+
+@attrs.frozen(kw_only=True)
+class Heartbeat:
+    """Nothing else was sent for a while; `ts` is the gateway's clock."""
+
+    ts: Nanos
+
+
+@attrs.frozen(kw_only=True)
+class Subscribed:
+    """The gateway acknowledged a subscription."""
+
+
+@attrs.frozen(kw_only=True)
+class ReplayCompleted:
+    """Everything since `start` has been sent again."""
+
+
+@attrs.frozen(kw_only=True)
+class DataExhausted:
+    """The gateway serves recorded data and has no more; `ts` is the data's exclusive end."""
+
+    ts: Nanos
+
+
+@attrs.frozen(kw_only=True)
+class SlowReader:
+    """The gateway says we are behind, or that it has skipped records."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
+class Ended:
+    """The connection is over, always the last item. A fatal end must not be retried."""
+
+    reason: str
+    is_fatal: bool = False
+
+
+FeedItem = Records | Mapped | Heartbeat | Subscribed | ReplayCompleted | DataExhausted | SlowReader | Ended
+
+
+class FeedConnection(Protocol):
+    """One live session with the gateway, from subscription to its end."""
+
+    def take(self, timeout_s: float) -> list[FeedItem]:
+        """What has arrived, oldest first; empty after `timeout_s` without anything."""
+        ...
+
+    def close(self) -> None:
+        """End it without waiting. What is queued is dropped; nothing blocks."""
+        ...
+
+
+class FeedSource(Protocol):
+    """The way to the market."""
+
+    def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
+        """Which contract each continuous symbol means now, and the feed's own time.
+
+        A symbol the vendor cannot resolve is missing from the dict. Raises OperatorError when
+        the gateway refuses us, TheirError when it cannot be reached.
+        """
+        ...
+
+    def connect(self, raw_symbols: Sequence[str], start_ns: Nanos | None) -> FeedConnection:
+        """Subscribe to trades of exactly these contracts, from `start_ns` on when given.
+
+        Returns at once; failures arrive as `Ended`.
+        """
         ...
 
 

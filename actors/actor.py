@@ -1,0 +1,156 @@
+"""The shell around a machine: take from the mailbox, handle, hand in the outputs. Nothing else.
+
+A shell's first message is its catch-up: a new machine reads the journal from the first
+event, compares what it decides with what its earlier incarnation recorded, and hands in
+what that one still owed. A machine that decides otherwise than its record is not restarted:
+the journal would no longer be the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import attrs
+import pykka
+
+from actors.faults import Faults
+from actors.sequencer import Sequencer
+from domain.envelope import Envelope
+from domain.errors import OurError
+from domain.events import Event
+from domain.ports import JournalReader, Machine
+
+
+class RecoveryDivergedError(OurError):
+    """A restarted machine decided otherwise than the record."""
+
+
+class ActorExitError(OurError):
+    """Something inside an actor asked the whole process to exit."""
+
+
+@attrs.frozen
+class Start:
+    """The first message of every actor."""
+
+
+@attrs.frozen
+class Failed:
+    """Told to the supervisor by a dying actor."""
+
+    actor: str
+    at_seq: int
+    error: BaseException
+
+
+Report = Callable[[Failed], None]
+
+
+class SupervisedActor(pykka.ThreadingActor):
+    """An actor that reports its own death. `at_seq` is where it was."""
+
+    use_daemon_thread = True
+
+    def __init__(self, name: str, report: Report) -> None:
+        super().__init__()
+        self.name = name
+        self.at_seq = 0
+        self._report = report
+
+    def on_receive(self, message: Any) -> None:
+        try:
+            self.receive(message)
+        except (SystemExit, KeyboardInterrupt) as error:
+            # Pykka would stop every actor of the process without a word.
+            raise ActorExitError(f"{self.name} asked the process to exit") from error
+
+    def receive(self, message: Any) -> None:
+        """Handle one message."""
+        raise OurError(f"{self.name} cannot take {message!r}")
+
+    def on_failure(
+        self,
+        exception_type: type[BaseException] | None,
+        exception_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._report(Failed(self.name, self.at_seq, exception_value or OurError("unknown failure")))
+
+
+def deliver_to(ref: pykka.ActorRef[Any]) -> Callable[[Envelope], None]:
+    """A delivery that a dead actor does not disturb: its catch-up will read what it missed."""
+
+    def deliver(envelope: Envelope) -> None:
+        try:
+            ref.tell(envelope)
+        except pykka.ActorDeadError:
+            return
+
+    return deliver
+
+
+class MachineActor(SupervisedActor):
+    """Drives one machine from its mailbox."""
+
+    def __init__(
+        self,
+        *,
+        make_machine: Callable[[], Machine],
+        name: str,
+        sequencer: Sequencer,
+        open_journal: Callable[[], JournalReader],
+        report: Report,
+        faults: Faults,
+    ) -> None:
+        super().__init__(name, report)
+        self._make_machine = make_machine
+        self._sequencer = sequencer
+        self._open_journal = open_journal
+        self._faults = faults
+        self._machine = make_machine()
+
+    def receive(self, message: Any) -> None:
+        if isinstance(message, Start):
+            self._catch_up()
+        else:
+            self._handle(message)
+
+    def _handle(self, envelope: Envelope) -> None:
+        self.at_seq = envelope.seq
+        self._faults.pause()
+        self._faults.reach(self.name, envelope.seq, "before")
+        outputs = self._machine.handle(envelope)
+        self._faults.reach(self.name, envelope.seq, "handled")
+        self._sequencer.complete(self.name, envelope, outputs, self._machine.next_deadline())
+        self._faults.reach(self.name, envelope.seq, "published")
+
+    def _catch_up(self) -> None:
+        self._machine = self._make_machine()
+        subscription = self._sequencer.subscribe(self.name, deliver_to(self.actor_ref))
+        pending = subscription.pending
+        on_file_until = pending[0].seq - 1 if pending else subscription.cut
+        on_file = self._open_journal().envelopes(until=on_file_until, types=self._machine.kinds, source=self.name)
+        expected: dict[tuple[int, int], Event] = {}
+        for backlog in (on_file, pending):
+            for envelope in backlog:
+                self._recover(envelope, subscription.answered, expected)
+        if expected:
+            raise RecoveryDivergedError(f"{self.name}: {len(expected)} recovered events are not on record")
+        self._sequencer.caught_up(self.name, self._machine.next_deadline())
+
+    def _recover(self, envelope: Envelope, answered: int, expected: dict[tuple[int, int], Event]) -> None:
+        if envelope.source == self.name and envelope.cause is not None:
+            again = expected.pop((envelope.cause, envelope.idx), None)
+            if again != envelope.payload:
+                raise RecoveryDivergedError(f"{self.name}: seq {envelope.seq} is {envelope.payload}, now {again}")
+        if envelope.type not in self._machine.kinds:
+            return
+        self.at_seq = envelope.seq
+        self._faults.reach(self.name, envelope.seq, "catch_up")
+        outputs = self._machine.handle(envelope)
+        if envelope.seq > answered:
+            self._sequencer.complete(self.name, envelope, outputs, self._machine.next_deadline())
+            return
+        expected.update({(envelope.seq, idx): event for idx, event in enumerate(outputs)})

@@ -1,0 +1,142 @@
+"""What one session file leaves to the next: a fold of the file through the same machines.
+
+There is one way to know the state at the end of a file, whether the session ended, the
+process was stopped, or the program changed in mid-session: replay it and ask.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+
+import attrs
+import numpy as np
+
+from actors.bars import BarAggregator
+from actors.execution import Execution
+from actors.feed import FeedMemory
+from actors.machines import MachineSet
+from actors.strategy import adjusted_tables
+from domain.bars import Bar, BarTable, Timeframe
+from domain.envelope import Envelope
+from domain.errors import JournalUnreadable
+from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClosed, StateCarried
+from domain.ports import Head, JournalReader
+
+MAX_HOURS = 1_500
+"""Hour bars of history kept per root: about three months of sessions."""
+MAX_DAYS = 504
+"""Day bars kept per root: two years."""
+
+
+@attrs.frozen(kw_only=True)
+class Inheritance:
+    """The opening events of the next file."""
+
+    opened: SessionOpened
+    """The file that was left."""
+    carried: StateCarried
+    history: HistoryLoaded
+
+
+class _HistoryFold:
+    """A file's own history plus the hour and day bars that closed in it."""
+
+    def __init__(self) -> None:
+        self.history = HistoryLoaded(tables=())
+        self.rolls: list[ContractRolled] = []
+        self._closed: dict[tuple[str, Timeframe, str], list[Bar]] = {}
+        self._active: dict[str, str] = {}
+
+    def fold(self, envelope: Envelope) -> None:
+        match envelope.payload:
+            case SessionOpened(contracts=contracts):
+                self._active = {c.root: c.raw_symbol for c in contracts if c.rank == 0 and c.raw_symbol is not None}
+            case HistoryLoaded() as history:
+                self.history = history
+            case ContractRolled() as rolled:
+                self.rolls.append(rolled)
+            case SliceClosed(hours=hours, days=days):
+                for timeframe, bars in (("1h", hours), ("1d", days)):
+                    for bar in bars:
+                        if self._active.get(bar.root) == bar.contract:
+                            self._closed.setdefault((bar.root, timeframe, bar.contract), []).append(bar)  # type: ignore[arg-type]
+            case _:
+                pass
+
+    def result(self) -> HistoryLoaded:
+        """The history of the next file: older bars shifted over this file's rolls, then this file's."""
+        tables = {(t.root, t.timeframe): t for t in adjusted_tables(self.history.tables, self.rolls)}
+        for (root, timeframe, _), bars in sorted(self._closed.items()):
+            added = BarTable.of_bars(root, timeframe, bars)
+            older = tables.get((root, timeframe))
+            tables[root, timeframe] = added if older is None else _joined(older, added)
+        kept = (_last_rows(tables[key], MAX_HOURS if key[1] == "1h" else MAX_DAYS) for key in sorted(tables))
+        return HistoryLoaded(tables=tuple(kept), source="journal")
+
+
+def _joined(older: BarTable, newer: BarTable) -> BarTable:
+    return attrs.evolve(
+        older, contracts=older.contracts + newer.contracts, data=np.concatenate((older.data, newer.data))
+    )
+
+
+def _last_rows(table: BarTable, count: int) -> BarTable:
+    return attrs.evolve(table, contracts=table.contracts[-count:], data=table.data[-count:])
+
+
+def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, file_sha256: str | None) -> Inheritance:
+    """Fold one file. `file_sha256` is its digest when it is sealed. Raises JournalUnreadable when it is empty."""
+    memory, history = FeedMemory(), _HistoryFold()
+    opened: SessionOpened | None = None
+    for envelope in reader.envelopes():
+        if isinstance(envelope.payload, SessionOpened):
+            opened = envelope.payload
+        memory.fold(envelope)
+        history.fold(envelope)
+        machines.handle(envelope)
+    if opened is None:
+        raise JournalUnreadable("the file holds no session")
+    return Inheritance(
+        opened=opened,
+        carried=_state(opened, head, machines, memory, file_sha256),
+        history=history.result(),
+    )
+
+
+def _state(
+    opened: SessionOpened, head: Head, machines: MachineSet, memory: FeedMemory, file_sha256: str | None
+) -> StateCarried:
+    bars: BarAggregator = machines.bars
+    execution: Execution = machines.execution
+    open_bars = bars.open_bars()
+    is_same_session = file_sha256 is None
+    return StateCarried(
+        previous_session=opened.session.date.isoformat(),
+        previous_segment=opened.segment,
+        previous_head=head.hash.hex(),
+        previous_file_sha256=file_sha256,
+        positions=execution.positions,
+        orders=execution.orders,
+        # A new session starts its day's P&L at zero; a new segment of the same one does not.
+        **({"realised_pnl": execution.realised_pnl} if is_same_session else {}),
+        kill_switch=execution.kill_switch,
+        open_minutes=open_bars.minutes,
+        open_hours=open_bars.hours,
+        open_days=open_bars.days,
+        watermark_ns=open_bars.watermark_ns,
+        memories=machines.strategy.memories(),
+        contracts=opened.contracts,
+        resume_ts_event=memory.ts_event,
+        resume_records=base64.b64encode(memory.overlap().tobytes()).decode(),
+    )
+
+
+def fresh_state() -> StateCarried:
+    """The state of the first session ever."""
+    return StateCarried(previous_session=None, previous_segment=None, previous_head=None, previous_file_sha256=None)
+
+
+def history_of(tables: Sequence[BarTable]) -> HistoryLoaded:
+    """History from bars that came from outside."""
+    return HistoryLoaded(tables=tuple(tables), source="bars")

@@ -1,0 +1,87 @@
+"""Time for the machines in real time: a thread that outlives every actor.
+
+It publishes `ClockTicked` when the feed has moved the watermark, when a machine's deadline
+is due, and at every minute. In simulated time there is no such thread: the feed ticks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from actors.sequencer import Sequencer
+from domain.events import ClockTicked
+from domain.units import MINUTE, SECOND, Nanos, floor_to
+
+LEVEL_INTERVAL = SECOND
+"""A deadline that stays in the past (level-triggered) is ticked this often."""
+LONGEST_SLEEP_S = 0.25
+"""Deadlines move while the thread sleeps; it looks again at least this often."""
+
+
+def due_at(deadline: Nanos, last_tick: Nanos) -> Nanos:
+    """When `deadline` wants its next tick, given the last one."""
+    return deadline if deadline > last_tick else Nanos(last_tick + LEVEL_INTERVAL)
+
+
+class RealTimeClock:
+    """Ticks until stopped. `now` is the system clock in nanoseconds."""
+
+    def __init__(
+        self,
+        *,
+        sequencer: Sequencer,
+        now: Callable[[], Nanos],
+        watermark: Nanos,
+        each_look: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._sequencer = sequencer
+        self._now = now
+        self._each_look = each_look
+        self._changed = threading.Condition()
+        self._watermark = watermark
+        self._ticked_watermark = watermark
+        self._last_tick = Nanos(0)
+        self._is_stopping = False
+        self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, after a last tick when the watermark has moved."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def advance(self, watermark: Nanos) -> None:
+        """Minutes up to `watermark` may close. Called by the feed, after the records before it."""
+        with self._changed:
+            if watermark > self._watermark:
+                self._watermark = watermark
+                self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                watermark, now = self._watermark, self._now()
+                if self._is_stopping and watermark <= self._ticked_watermark:
+                    return
+                wait_s = self._until_due_s(now)
+                if wait_s > 0:
+                    self._changed.wait(min(wait_s, LONGEST_SLEEP_S))
+            if wait_s <= 0:
+                self._sequencer.publish(ClockTicked(ts=now, watermark=watermark), source="clock")
+                self._ticked_watermark, self._last_tick = watermark, now
+            self._each_look()
+
+    def _until_due_s(self, now: Nanos) -> float:
+        if self._watermark > self._ticked_watermark:
+            return 0.0
+        due = floor_to(self._last_tick, MINUTE) + MINUTE
+        # A bar's end waits for the watermark, and the watermark ticks by itself.
+        deadline = self._sequencer.next_deadline(besides="bars")
+        if deadline is not None:
+            due = min(due, due_at(deadline, self._last_tick))
+        return (due - now) / SECOND

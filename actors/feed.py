@@ -1,0 +1,414 @@
+"""FeedActor: the market's way into the journal, without loss and without duplicates.
+
+It owns one connection at a time. What has arrived is *held* until a batch is complete:
+4,096 records, or all before the next minute or deadline. What is held and not yet
+published when a connection or the actor dies is dropped and fetched again: the resume
+point is what the journal holds (`FeedMemory`), never what was seen.
+
+In simulated time (`clock: feed`) the feed is also the clock, and publishes the next thing
+only when nothing is owed and nothing is in flight. In real time it publishes as minutes
+pass and moves the watermark up to which minutes may close.
+"""
+
+from __future__ import annotations
+
+import base64
+import random
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import attrs
+import numpy as np
+
+from actors.actor import Report, Start, SupervisedActor
+from actors.clock import RealTimeClock, due_at
+from actors.faults import Faults
+from actors.sequencer import Sequencer
+from domain.envelope import Envelope
+from domain.errors import OperatorError, OurError
+from domain.events import (
+    ClockTicked,
+    Event,
+    FeedStatusChanged,
+    SessionOpened,
+    StateCarried,
+    SymbolMapped,
+    TradesReceived,
+)
+from domain.instruments import ResolvedContract
+from domain.market import FRAME_LIMIT, TradeArray, empty_trades, trades_from_bytes
+from domain.ports import (
+    DataExhausted,
+    Ended,
+    FeedConnection,
+    FeedItem,
+    FeedSource,
+    Heartbeat,
+    Mapped,
+    Records,
+    ReplayCompleted,
+    SlowReader,
+    Subscribed,
+)
+from domain.units import MINUTE, SECOND, Nanos, floor_to
+
+OVERLAP = Nanos(2 * SECOND)
+"""How far before the last journaled record a resumed session starts: ts_event can be out of order."""
+CLOSING_GRACE = Nanos(2 * SECOND)
+"""In real time a minute closes this long after its end when nothing newer has arrived."""
+TAKE_TIMEOUT_S = 0.1
+BACKOFF_FIRST_S = 0.2
+BACKOFF_CAP_S = 30.0
+
+
+class FeedMemory:
+    """What the journal says about the feed: the fold that a resumed connection starts from."""
+
+    def __init__(self) -> None:
+        self.ts_event: Nanos | None = None
+        """The largest ts_event on record."""
+        self.mapped: dict[str, SymbolMapped] = {}
+        self.last_tick = Nanos(0)
+        self.watermark = Nanos(0)
+        self.status: str = "connecting"
+        self.has_records = False
+        self._tail: deque[TradeArray] = deque()
+
+    def fold(self, envelope: Envelope) -> None:
+        """Take in one event; cheap, and called under the sequencer's lock."""
+        match envelope.payload:
+            case TradesReceived(trades=trades):
+                self._remember(trades)
+            case ClockTicked(ts=ts, watermark=watermark):
+                self.last_tick, self.watermark = max(self.last_tick, ts), max(self.watermark, watermark)
+            case SymbolMapped() as mapped:
+                self.mapped[mapped.contract] = mapped
+            case FeedStatusChanged(status=status):
+                self.status = status
+            case StateCarried(resume_ts_event=ts_event, resume_records=records, watermark_ns=watermark):
+                self.watermark = watermark
+                if ts_event is not None:
+                    self.ts_event = ts_event
+                    self._tail.append(trades_from_bytes(base64.b64decode(records)))
+            case _:
+                pass
+
+    def _remember(self, trades: TradeArray) -> None:
+        self.has_records = True
+        self.ts_event = Nanos(max(self.ts_event or 0, int(trades["ts_event"].max())))
+        self._tail.append(trades)
+        # Twice the overlap, so that a record whose ts_event came early is still here.
+        while len(self._tail) > 1 and int(self._tail[0]["ts_event"].max()) < self.ts_event - 2 * OVERLAP:
+            self._tail.popleft()
+
+    def overlap(self) -> TradeArray:
+        """Every record on file that a replay from `resume_ns` will send again."""
+        if self.ts_event is None or not self._tail:
+            return empty_trades()
+        tail = np.concatenate(tuple(self._tail))
+        return tail[tail["ts_event"] >= self.ts_event - OVERLAP]
+
+    def resume_ns(self) -> Nanos | None:
+        """Where to start the next connection, or None before the first record."""
+        return None if self.ts_event is None else Nanos(self.ts_event - OVERLAP)
+
+
+class ReplayFilter:
+    """Drops from a replay what the journal already holds: by the multiset of whole records.
+
+    (instrument_id, ts_event, sequence) is not unique on CME, so a set would lose real trades.
+    """
+
+    def __init__(self, journaled: TradeArray) -> None:
+        self._expected = Counter(record.tobytes() for record in journaled)
+
+    def drop_known(self, trades: TradeArray) -> TradeArray:
+        """`trades` without what is expected as a repetition."""
+        if not self._expected:
+            return trades
+        is_new = np.ones(len(trades), bool)
+        for index in range(len(trades)):
+            key = trades[index].tobytes()
+            if self._expected.get(key, 0) > 0:
+                self._expected[key] -= 1
+                is_new[index] = False
+        self._expected = +self._expected
+        return trades[is_new]
+
+    def finish(self) -> None:
+        """The replay is over: what comes now is new, also when it looks the same."""
+        self._expected.clear()
+
+
+@attrs.frozen(kw_only=True)
+class FeedFinished:
+    """Why the feed has nothing more to do in this session."""
+
+    reason: Literal["session_over", "exhausted", "until", "refused"]
+    is_exhausted: bool = False
+    error: OperatorError | None = None
+
+
+class _Pump:
+    """Tells the actor to look at its connection again."""
+
+
+class FeedActor(SupervisedActor):
+    """One session's feed; restarted, it resumes from `memory`."""
+
+    def __init__(
+        self,
+        *,
+        sequencer: Sequencer,
+        source: FeedSource,
+        opened: SessionOpened,
+        memory: FeedMemory,
+        clock: RealTimeClock | None,
+        now: Callable[[], Nanos],
+        until_ns: Nanos | None,
+        stopping: threading.Event,
+        on_finished: Callable[[FeedFinished], None],
+        report: Report,
+        faults: Faults,
+    ) -> None:
+        super().__init__("feed", report)
+        self._sequencer = sequencer
+        self._source = source
+        self._opened = opened
+        self._memory = memory
+        self._clock = clock
+        self._now = now
+        self._stopping = stopping
+        self._on_finished = on_finished
+        self._faults = faults
+        self._end_ns = min(opened.session.end_ns, until_ns or opened.session.end_ns)
+        self._contracts = {c.raw_symbol: c for c in opened.contracts if c.raw_symbol is not None}
+        self._connection: FeedConnection | None = None
+        self._filter = ReplayFilter(empty_trades())
+        self._held = empty_trades()
+        self._unmapped: set[str] = set()
+        self._is_replaying = False
+        self._exhausted_ns: Nanos | None = None
+        self._heartbeat_ns = Nanos(0)
+        self._failures = 0
+        self._is_finished = False
+
+    def receive(self, message: Any) -> None:
+        if isinstance(message, Start):
+            # Everyone else recovers first: in simulated time nothing may be owed when the market moves.
+            if self._clock is None and not self._sequencer.wait_quiet(self._stopping.is_set):
+                return
+            self._faults.reach("feed", self._sequencer.seq + 1, "catch_up")
+            self._connect()
+        elif not self._is_finished and not self._stopping.is_set():
+            self._pump()
+        if not self._is_finished and not self._stopping.is_set():
+            self.actor_ref.tell(_Pump())
+
+    def on_stop(self) -> None:
+        self._disconnect()
+
+    def on_failure(self, *failure: Any) -> None:
+        self._disconnect()
+        super().on_failure(*failure)
+
+    # ------------------------------------------------------------- connection
+
+    def _connect(self) -> None:
+        start = self._memory.resume_ns()
+        self._filter = ReplayFilter(self._memory.overlap())
+        self._held = empty_trades()
+        self._unmapped = set(self._contracts)
+        self._exhausted_ns = None
+        start_ns = self._opened.feed_start_ns if start is None else start
+        self._is_replaying = True
+        self._connection = self._source.connect(sorted(self._contracts), start_ns)
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _reconnect(self, ended: Ended) -> None:
+        self._disconnect()
+        if ended.is_fatal:
+            error = OperatorError(ended.reason, where="feed", fix="check the API key, its entitlements and the symbols")
+            self._finish(FeedFinished(reason="refused", error=error))
+            return
+        if self._memory.status == "live":
+            self._publish(FeedStatusChanged(status="reconnecting", reason=ended.reason))
+        cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2**self._failures)
+        self._failures += 1
+        if not self._stopping.wait(BACKOFF_FIRST_S + random.uniform(0.0, cap)):
+            self._connect()
+
+    def _pump(self) -> None:
+        if self._connection is None:
+            raise OurError("the feed was pumped without a connection")
+        ended = None
+        for item in self._connection.take(TAKE_TIMEOUT_S):
+            ended = self._take(item) or ended
+        if self._clock is None:
+            self._drain_simulated()
+        else:
+            self._drain_real(self._clock)
+        if ended is not None and not self._is_finished and not self._stopping.is_set():
+            self._reconnect(ended)
+
+    def _take(self, item: FeedItem) -> Ended | None:
+        match item:
+            case Records(raw=raw):
+                fresh = self._filter.drop_known(trades_from_bytes(raw))
+                self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
+            case Mapped():
+                self._map(item)
+            case ReplayCompleted():
+                self._filter.finish()
+                self._is_replaying = False
+                self._go_live()
+            case DataExhausted(ts=ts):
+                self._exhausted_ns = ts
+            case Heartbeat(ts=ts):
+                self._heartbeat_ns = ts
+            case SlowReader(reason=reason):
+                self._publish(FeedStatusChanged(status="stale", reason=reason))
+            case Ended():
+                return item
+            case Subscribed():
+                pass
+        return None
+
+    def _map(self, mapped: Mapped) -> None:
+        contract = self._contracts.get(mapped.raw_symbol)
+        if contract is None:
+            return
+        self._unmapped.discard(mapped.raw_symbol)
+        known = self._memory.mapped.get(mapped.raw_symbol)
+        if known is None or known.instrument_id != mapped.instrument_id:
+            self._publish(_symbol_mapped(contract, mapped))
+        if not self._unmapped:
+            self._go_live()
+
+    def _go_live(self) -> None:
+        """Entries are allowed once every symbol is mapped and, in real time, the replay is done."""
+        if self._unmapped or (self._is_replaying and self._clock is not None) or self._memory.status == "live":
+            return
+        self._failures = 0
+        self._publish(FeedStatusChanged(status="live", reason="subscribed"))
+
+    # ------------------------------------------------------------- publishing
+
+    def _publish(self, event: Event, ts: Nanos | None = None) -> None:
+        self.at_seq = self._sequencer.seq + 1
+        self._faults.pause()
+        self._faults.reach("feed", self.at_seq, "before")
+        self._faults.reach("feed", self.at_seq, "handled")
+        self._sequencer.publish(event, source="feed", ts=ts if self._clock is None else None)
+        self._faults.reach("feed", self.at_seq, "published")
+
+    def _publish_held(self, count: int) -> None:
+        batch, self._held = self._held[:count], self._held[count:]
+        self._publish(TradesReceived(trades=batch), ts=Nanos(int(batch["ts_recv"].max())))
+
+    def _count_before(self, limit: Nanos) -> int:
+        """How many held records come before the first one at or after `limit`."""
+        is_later = self._held["ts_recv"] >= limit
+        return int(np.argmax(is_later)) if is_later.any() else len(self._held)
+
+    def _finish(self, finished: FeedFinished) -> None:
+        self._is_finished = True
+        self._disconnect()
+        self._on_finished(finished)
+
+    # ------------------------------------------------------------- simulated time
+
+    def _drain_simulated(self) -> None:
+        """Publish what is complete, each batch and tick only when the pipeline is quiet."""
+        while not self._unmapped and self._sequencer.wait_quiet(self._stopping.is_set):
+            if not self._step_simulated():
+                return
+
+    def _step_simulated(self) -> bool:
+        """One batch or one tick; False when more data is needed, or none will come."""
+        first = Nanos(int(self._held["ts_recv"][0])) if len(self._held) else self._exhausted_ns
+        if first is None:
+            return False
+        horizon = min(first, self._end_ns)
+        deadline = self._sequencer.next_deadline()
+        due = None if deadline is None else due_at(deadline, self._memory.last_tick)
+        if due is not None and due <= horizon:
+            self._tick(due)
+            return True
+        if first >= self._end_ns or not len(self._held):
+            return self._end_simulated(horizon)
+        limit = min(floor_to(first, MINUTE) + MINUTE, self._end_ns, due or self._end_ns)
+        before = self._count_before(Nanos(limit))
+        if before < min(len(self._held), FRAME_LIMIT) or before >= FRAME_LIMIT or self._exhausted_ns is not None:
+            self._publish_held(min(before, FRAME_LIMIT))
+            return True
+        return False
+
+    def _tick(self, ts: Nanos) -> None:
+        self._publish(ClockTicked(ts=ts, watermark=floor_to(ts, MINUTE)), ts=ts)
+
+    def _end_simulated(self, end: Nanos) -> bool:
+        if self._memory.last_tick < end:
+            self._tick(end)
+            return True
+        is_over = end >= self._opened.session.end_ns
+        is_exhausted = not len(self._held)
+        if is_over:
+            self._finish(FeedFinished(reason="session_over", is_exhausted=is_exhausted))
+        else:
+            self._finish(FeedFinished(reason="exhausted" if is_exhausted else "until", is_exhausted=is_exhausted))
+        return False
+
+    # ------------------------------------------------------------- real time
+
+    def _drain_real(self, clock: RealTimeClock) -> None:
+        """Publish the minutes that are complete and move the watermark past them."""
+        self._refuse_past_data()
+        now = self._now()
+        closed = floor_to(Nanos(now - CLOSING_GRACE), MINUTE) if self._memory.status == "live" else Nanos(0)
+        seen = Nanos(int(self._held["ts_recv"][-1])) if len(self._held) else self._heartbeat_ns
+        watermark = min(max(closed, floor_to(seen, MINUTE)), self._opened.session.end_ns)
+        while len(self._held):
+            first = Nanos(int(self._held["ts_recv"][0]))
+            minute_end = Nanos(floor_to(first, MINUTE) + MINUTE)
+            before = self._count_before(minute_end)
+            if first >= self._opened.session.end_ns or (before < FRAME_LIMIT and minute_end > watermark):
+                break
+            self._publish_held(min(before, FRAME_LIMIT))
+        clock.advance(watermark)
+        if watermark >= self._opened.session.end_ns:
+            self._finish(FeedFinished(reason="session_over"))
+        elif now >= self._end_ns:
+            self._finish(FeedFinished(reason="until"))
+        elif self._exhausted_ns is not None and not len(self._held):
+            self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
+
+    def _refuse_past_data(self) -> None:
+        if len(self._held) and int(self._held["ts_recv"][0]) < self._opened.session.start_ns - 3600 * SECOND:
+            error = OperatorError(
+                "the feed sends recorded data, and clock is system",
+                where="clock",
+                fix="set clock: feed to run a past day, or start the gateway with --rebase now",
+            )
+            self._finish(FeedFinished(reason="refused", error=error))
+            self._held = empty_trades()
+
+
+def _symbol_mapped(contract: ResolvedContract, mapped: Mapped) -> SymbolMapped:
+    return SymbolMapped(
+        root=contract.root,
+        contract=mapped.raw_symbol,
+        rank=contract.rank,
+        instrument_id=mapped.instrument_id,
+    )
+
+
+def subscribed_contracts(contracts: Sequence[ResolvedContract]) -> list[str]:
+    """The raw symbols of a session's subscription, in order."""
+    return sorted(contract.raw_symbol for contract in contracts if contract.raw_symbol is not None)

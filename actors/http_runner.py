@@ -1,0 +1,136 @@
+"""Sends what the ExecutionActor has submitted and journals what came of each attempt.
+
+It belongs to the process, not to the actor: it is handed every `OrderSubmitted` by the
+sequencer, so an outcome is journaled also while the actor is dead, and only the death of
+the process makes an attempt ambiguous. Nothing is sent before its intent is on disk.
+
+In real time attempts of different roots run in parallel. In simulated time one request
+is sent at a time, only when nothing is owed, and stays in flight until its outcome is
+durable: the market waits for it, so its place in the journal does not depend on the network.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+
+from actors.faults import Faults
+from actors.sequencer import HTTP_SOURCE, Sequencer
+from domain.envelope import Envelope
+from domain.errors import OurError
+from domain.events import OrderAmbiguous, OrderSubmitted, Outcome
+from domain.ports import Webhook
+
+
+class HttpRunner:
+    """An event loop in a thread of its own around a `Webhook`."""
+
+    def __init__(
+        self,
+        *,
+        sequencer: Sequencer,
+        webhook: Webhook,
+        is_simulated: bool,
+        faults: Faults,
+        on_failure: Callable[[BaseException], None],
+    ) -> None:
+        self._sequencer = sequencer
+        self._webhook = webhook
+        self._is_simulated = is_simulated
+        self._faults = faults
+        self._on_failure = on_failure
+        self._begun: set[tuple[str, int]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="http-runner", daemon=True)
+        self._one_at_a_time = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 15.0) -> None:
+        """Wait for what is on its way, close the connections, end the thread."""
+        asyncio.run_coroutine_threadsafe(self._drain(), self._loop).result(timeout_s)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout_s)
+        self._loop.close()
+
+    def begin(self, envelope: Envelope) -> None:
+        """Send the attempt in `envelope` (an OrderSubmitted). Beginning it twice is nothing."""
+        submitted = envelope.payload
+        if not isinstance(submitted, OrderSubmitted):
+            raise OurError(f"{envelope.type} is no attempt")
+        key = (submitted.signal_id, submitted.attempt)
+        if key not in self._begun:
+            self._begun.add(key)
+            self._loop.call_soon_threadsafe(self._create_task, envelope, submitted)
+
+    def forget(self, envelopes: list[Envelope]) -> None:
+        """Journal attempts of a dead process as ambiguous: whether they were received cannot be known."""
+        for envelope in envelopes:
+            submitted = envelope.payload
+            if isinstance(submitted, OrderSubmitted):
+                outcome = OrderAmbiguous(
+                    root=submitted.root,
+                    signal_id=submitted.signal_id,
+                    attempt=submitted.attempt,
+                    cause="the process ended before the outcome was on disk",
+                )
+                (recorded,) = self._sequencer.publish(outcome, source=HTTP_SOURCE, cause=envelope)
+                is_durable = threading.Event()
+                self._sequencer.when_durable(recorded.seq, is_durable.set)
+                is_durable.wait()
+                self._sequencer.attempt_settled(envelope.seq)
+
+    # --------------------------------------------------------------- in the loop
+
+    def _create_task(self, envelope: Envelope, submitted: OrderSubmitted) -> None:
+        task = self._loop.create_task(self._run(envelope, submitted))
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_failure(error)
+
+    async def _run(self, envelope: Envelope, submitted: OrderSubmitted) -> None:
+        if not self._is_simulated:
+            await self._send(envelope, submitted)
+            return
+        async with self._one_at_a_time:
+            await self._until(self._sequencer.when_idle)
+            recorded = await self._send(envelope, submitted)
+            await self._until(lambda done: self._sequencer.when_durable(recorded.seq, done))
+            self._sequencer.attempt_settled(envelope.seq)
+            # Everyone has handled this outcome before the next request leaves.
+            await self._until(self._sequencer.when_idle)
+
+    async def _send(self, envelope: Envelope, submitted: OrderSubmitted) -> Envelope:
+        await self._until(lambda done: self._sequencer.when_durable(envelope.seq, done))
+        await self._pause()
+        outcome: Outcome = await self._webhook.post(submitted)
+        await self._pause()
+        (recorded,) = self._sequencer.publish(outcome, source=HTTP_SOURCE, cause=envelope)
+        if not self._is_simulated:
+            self._sequencer.attempt_settled(envelope.seq)
+        return recorded
+
+    async def _until(self, register: Callable[[Callable[[], None]], None]) -> None:
+        """Await a callback that another thread will call."""
+        done = asyncio.Event()
+
+        def call_back() -> None:
+            self._loop.call_soon_threadsafe(done.set)
+
+        register(call_back)
+        await done.wait()
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(self._faults.pause_s())
+
+    async def _drain(self) -> None:
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        await self._webhook.close()

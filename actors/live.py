@@ -1,0 +1,334 @@
+"""Sessions, one after the other: the actors, the writer and the HTTP runner of each file.
+
+`SessionRun` wires one file's parts, runs until something ends it, and closes them in order.
+`run_live` goes from session to session until it is told to stop or the data is exhausted.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import attrs
+import pykka
+import structlog
+
+from actors.actor import Failed, MachineActor, Start, SupervisedActor
+from actors.clock import RealTimeClock
+from actors.faults import Faults
+from actors.feed import FeedActor, FeedFinished, FeedMemory
+from actors.http_runner import HttpRunner
+from actors.machines import SUBSCRIBERS, MachineParts
+from actors.opening import LivePlan, OpenedFile, Opener
+from actors.sequencer import Sequencer
+from actors.supervisor import StartChild, Supervisor
+from actors.tally import Tally
+from domain.errors import JournalWriteFailed, OperatorError
+from domain.events import (
+    ActorRestarted,
+    EntriesClosed,
+    EntriesOpened,
+    SafeStopRequested,
+    SessionClosed,
+    SessionStopped,
+)
+from domain.ports import Codec, FeedSource, JournalDirectory, Webhook
+from domain.units import Nanos
+
+QUIESCE_S = 20.0
+"""How long an orderly end waits for what is owed and in flight."""
+STALL_CLOSES_ENTRIES_S = 0.25
+STALL_STOPS_S = 2.0
+EXIT_SAFE_STOP = 70
+
+log = structlog.get_logger()
+
+
+@attrs.frozen(kw_only=True)
+class LiveParts:
+    """The adapters of a live run."""
+
+    journals: JournalDirectory
+    codec: Codec
+    source: FeedSource
+    make_webhook: Callable[[], Webhook]
+    machine_parts: MachineParts
+    now: Callable[[], Nanos]
+    faults: Faults
+
+
+@attrs.frozen(kw_only=True)
+class SessionEnd:
+    """How a session file was left."""
+
+    kind: Literal["closed", "stopped", "safe_stop"]
+    reason: str
+    is_exhausted: bool = False
+    error: OperatorError | None = None
+
+
+class SessionRun:
+    """One session file, from its opening events to its end."""
+
+    def __init__(
+        self, *, plan: LivePlan, parts: LiveParts, file: OpenedFile, stopping: threading.Event, tally: Tally
+    ) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._file = file
+        self._stopping = stopping
+        self._tally = tally
+        self._ended = threading.Event()
+        self._halting = threading.Event()
+        self._end: SessionEnd | None = None
+        self._memory = FeedMemory()
+        self._children: dict[str, pykka.ActorRef[Any]] = {}
+        self._are_entries_open = True
+        structlog.contextvars.bind_contextvars(session=file.opened.session.date.isoformat())
+        journal = parts.journals.open(file.path)
+        head = journal.head()
+        self._writer = parts.journals.writer(
+            file.path,
+            durable_seq=head.seq,
+            on_failure=self._on_write_failed,
+            before_commit=parts.faults.pause,
+        )
+        self._sequencer = Sequencer(
+            writer=self._writer,
+            codec=parts.codec,
+            subscribers=SUBSCRIBERS,
+            is_simulated=plan.is_simulated,
+            now=parts.now,
+        )
+        self._sequencer.observe(self._memory.fold)
+        self._sequencer.observe(tally.fold)
+        self._sequencer.restore(journal)
+        journal.close()
+        self._is_restart = head.seq > 0
+        self._http = HttpRunner(
+            sequencer=self._sequencer,
+            webhook=parts.make_webhook(),
+            is_simulated=plan.is_simulated,
+            faults=parts.faults,
+            on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"HTTP runner: {error!r}")),
+        )
+        self._clock: RealTimeClock | None = None
+        self._supervisor = self._start_supervisor()
+
+    def run(self) -> SessionEnd:
+        """Run to the end. Raises JournalWriteFailed when the file could not be written."""
+        self._writer.start()
+        self._http.start()
+        try:
+            self._open()
+            while not self._ended.wait(0.2) and not self._stopping.is_set():
+                pass
+        finally:
+            end = self._close()
+        return end
+
+    # ------------------------------------------------------------- starting
+
+    def _open(self) -> None:
+        left_in_flight = self._sequencer.attempts_in_flight()
+        self._sequencer.on_submitted(self._http.begin)
+        if self._file.opening:
+            self._sequencer.publish(*self._file.opening, source="session", ts=self._file.opened.session.start_ns)
+        if self._is_restart:
+            self._sequencer.publish(
+                ActorRestarted(
+                    actor="process", incarnation=1 + self._tally.restarts["process"], at_seq=self._sequencer.seq
+                ),
+                source="supervisor",
+            )
+        for name, _ in SUBSCRIBERS:
+            self._start_machine(name).tell(Start())
+        self._wait_idle()
+        self._http.forget(left_in_flight)
+        self._wait_idle()
+        if not self._plan.is_simulated:
+            self._clock = RealTimeClock(
+                sequencer=self._sequencer,
+                now=self._parts.now,
+                watermark=self._memory.watermark,
+                each_look=self._guard_writer,
+            )
+            self._clock.start()
+        if not self._ended.is_set():
+            self._start_feed().tell(Start())
+
+    def _wait_idle(self) -> None:
+        idle = threading.Event()
+        self._sequencer.when_idle(idle.set)
+        while not idle.wait(0.05) and not self._ended.is_set() and not self._stopping.is_set():
+            pass
+
+    def _start_supervisor(self) -> pykka.ActorRef[Supervisor]:
+        children: dict[str, StartChild] = {name: self._machine_starter(name) for name, _ in SUBSCRIBERS}
+        children["feed"] = self._start_feed
+        return Supervisor.start(
+            children=children,
+            sequencer=self._sequencer,
+            on_safe_stop=lambda reason: self._finish(SessionEnd(kind="safe_stop", reason=reason)),
+        )
+
+    def _machine_starter(self, name: str) -> StartChild:
+        return lambda: self._start_machine(name)
+
+    def _start_machine(self, name: str) -> pykka.ActorRef[SupervisedActor]:
+        ref: pykka.ActorRef[Any] = MachineActor.start(
+            make_machine=self._parts.machine_parts.factories()[name],
+            name=name,
+            sequencer=self._sequencer,
+            open_journal=lambda: self._parts.journals.open(self._file.path),
+            report=self._report,
+            faults=self._parts.faults,
+        )
+        self._children[name] = ref
+        return ref
+
+    def _start_feed(self) -> pykka.ActorRef[SupervisedActor]:
+        ref: pykka.ActorRef[Any] = FeedActor.start(
+            sequencer=self._sequencer,
+            source=self._parts.source,
+            opened=self._file.opened,
+            memory=self._memory,
+            clock=self._clock,
+            now=self._parts.now,
+            until_ns=self._plan.until_ns,
+            stopping=self._halting,
+            on_finished=self._on_feed_finished,
+            report=self._report,
+            faults=self._parts.faults,
+        )
+        self._children["feed"] = ref
+        return ref
+
+    # ------------------------------------------------------------- what ends it
+
+    def _report(self, failed: Failed) -> None:
+        if not self._halting.is_set() and self._supervisor.is_alive():
+            self._supervisor.tell(failed)
+
+    def _finish(self, end: SessionEnd) -> None:
+        if self._end is None:
+            self._end = end
+        self._ended.set()
+
+    def _on_feed_finished(self, finished: FeedFinished) -> None:
+        kind: Literal["closed", "stopped"] = "closed" if finished.reason == "session_over" else "stopped"
+        self._finish(
+            SessionEnd(kind=kind, reason=finished.reason, is_exhausted=finished.is_exhausted, error=finished.error)
+        )
+
+    def _on_write_failed(self, error: JournalWriteFailed) -> None:
+        log.critical("journal write failed", error=str(error))
+        self._finish(SessionEnd(kind="safe_stop", reason=str(error)))
+
+    def _guard_writer(self) -> None:
+        """In real time a slow disk closes entries, and a standing one ends the process."""
+        stalled_s = self._writer.stalled_s
+        if stalled_s > STALL_STOPS_S:
+            self._finish(SessionEnd(kind="safe_stop", reason=f"the journal has not been written for {stalled_s:.1f} s"))
+        elif stalled_s > STALL_CLOSES_ENTRIES_S and self._are_entries_open:
+            self._are_entries_open = False
+            self._sequencer.publish(EntriesClosed(reason="journal writer stalled"), source="supervisor")
+        elif stalled_s <= STALL_CLOSES_ENTRIES_S and not self._are_entries_open:
+            self._are_entries_open = True
+            self._sequencer.publish(EntriesOpened(reason="journal writer caught up"), source="supervisor")
+
+    # ------------------------------------------------------------- closing
+
+    def _close(self) -> SessionEnd:
+        end = self._end or SessionEnd(kind="stopped", reason="signal")
+        feed = self._children.get("feed")
+        self._halting.set()
+        self._sequencer.wake()
+        if feed is not None and feed.is_alive():
+            feed.stop(block=True, timeout=QUIESCE_S)
+        if self._clock is not None:
+            self._clock.stop()
+        if end.kind != "safe_stop":
+            self._quiesce()
+        self._publish_end(end)
+        for name, _ in SUBSCRIBERS:
+            ref = self._children.get(name)
+            if ref is not None and ref.is_alive():
+                ref.stop(block=True, timeout=QUIESCE_S)
+        self._supervisor.stop(block=True, timeout=QUIESCE_S)
+        self._http.stop()
+        self._writer.stop()
+        return end
+
+    def _quiesce(self) -> None:
+        """Let the pipeline finish what it owes; what is not settled in time is carried."""
+        is_late = threading.Event()
+
+        def give_up() -> None:
+            is_late.set()
+            self._sequencer.wake()
+
+        timer = threading.Timer(QUIESCE_S, give_up)
+        timer.daemon = True
+        timer.start()
+        self._sequencer.wait_quiet(is_late.is_set)
+        timer.cancel()
+
+    def _publish_end(self, end: SessionEnd) -> None:
+        if end.kind == "closed":
+            closed = SessionClosed(
+                events=self._sequencer.seq,
+                decisions=self._tally.decisions,
+                orders=self._tally.orders,
+                head=self._sequencer.head_hash.hex(),
+            )
+            self._sequencer.publish(closed, source="session")
+            return
+        if end.kind == "safe_stop":
+            log.critical("safe stop", reason=end.reason)
+            self._sequencer.publish(SafeStopRequested(reason=end.reason), source="supervisor")
+        positions = tuple(self._tally.positions[root] for root in sorted(self._tally.positions))
+        self._sequencer.publish(SessionStopped(reason=end.reason, positions=positions), source="session")
+
+
+@attrs.frozen(kw_only=True)
+class LiveResult:
+    """How a live run ended: its exit code, the files it wrote, each with its tally."""
+
+    exit_code: int
+    end: SessionEnd
+    sessions: tuple[tuple[Path, Tally], ...]
+
+
+def run_live(
+    *,
+    plan: LivePlan,
+    parts: LiveParts,
+    opener: Opener,
+    stopping: threading.Event,
+    on_session: Callable[[Path, Tally], None],
+) -> LiveResult:
+    """Run sessions until `stopping`, the end of the data, `plan.until_ns`, or a SafeStop.
+
+    `on_session` is told of each file as it starts. Raises OperatorError when the feed or
+    the configuration refuses us, JournalWriteFailed when the journal cannot be written.
+    """
+    sessions: list[tuple[Path, Tally]] = []
+    file = opener.first()
+    while True:
+        tally = Tally()
+        sessions.append((file.path, tally))
+        on_session(file.path, tally)
+        end = SessionRun(plan=plan, parts=parts, file=file, stopping=stopping, tally=tally).run()
+        if end.error is not None:
+            raise end.error
+        if end.kind == "closed":
+            sha256 = parts.journals.seal(file.path)
+            log.info("session closed", file=file.path.name, sha256=sha256)
+            if not end.is_exhausted and not stopping.is_set():
+                file = opener.next_after(file.path, sha256)
+                continue
+        exit_code = EXIT_SAFE_STOP if end.kind == "safe_stop" else 0
+        return LiveResult(exit_code=exit_code, end=end, sessions=tuple(sessions))

@@ -1,0 +1,61 @@
+"""The four machines, in the order of their rank, and what they are built from.
+
+The order is the order in which simulated time admits their answers to one cause, and it
+never changes: it is part of what a journal means.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import attrs
+
+from actors.bars import BarAggregator
+from actors.execution import Execution
+from actors.roll_supervisor import RollSupervisor
+from actors.strategy import Strategy
+from domain.envelope import Envelope
+from domain.events import Event
+from domain.ports import EngineFactory, Machine, OrderPayload
+
+SUBSCRIBERS: tuple[tuple[str, frozenset[str]], ...] = tuple(
+    (machine.name, machine.kinds) for machine in (RollSupervisor, BarAggregator, Strategy, Execution)
+)
+"""(name, kinds) of every machine, in order of rank."""
+
+
+@attrs.frozen(kw_only=True)
+class MachineParts:
+    """The adapters that machines are built with."""
+
+    build_engine: EngineFactory
+    build_payload: OrderPayload
+
+    def factories(self) -> dict[str, Callable[[], Machine]]:
+        """How to make each machine anew, by name, in order of rank."""
+        return {
+            RollSupervisor.name: RollSupervisor,
+            BarAggregator.name: BarAggregator,
+            Strategy.name: lambda: Strategy(self.build_engine),
+            Execution.name: lambda: Execution(self.build_payload),
+        }
+
+
+class MachineSet:
+    """One of each machine, driven in one thread in order of rank."""
+
+    def __init__(self, parts: MachineParts) -> None:
+        self.roll = RollSupervisor()
+        self.bars = BarAggregator()
+        self.strategy = Strategy(parts.build_engine)
+        self.execution = Execution(parts.build_payload)
+        self._by_kind: dict[str, list[Machine]] = {}
+        in_rank: tuple[Machine, ...] = (self.roll, self.bars, self.strategy, self.execution)
+        for machine in in_rank:
+            for kind in sorted(machine.kinds):
+                self._by_kind.setdefault(kind, []).append(machine)
+
+    def handle(self, envelope: Envelope) -> list[tuple[str, tuple[Event, ...]]]:
+        """What each machine answers to `envelope`: (name, outputs), those without outputs left out."""
+        answers = ((m.name, m.handle(envelope)) for m in self._by_kind.get(envelope.type, ()))
+        return [(name, outputs) for name, outputs in answers if outputs]

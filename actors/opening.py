@@ -1,0 +1,245 @@
+"""Which file the process goes on with, and the events that a new file begins with.
+
+An unfinished file of the same program and settings is continued; of another program or
+other settings, its session gets a new segment that starts from its fold; a finished one is
+followed by the next session. Live, paper and demo files never mix in one directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import structlog
+
+from actors.carry import Inheritance, carry_forward, fresh_state
+from actors.machines import MachineParts, MachineSet
+from domain.errors import JournalUnreadable, OperatorError
+from domain.events import Event, HistoryLoaded, SessionOpened
+from domain.ibs import StrategySettings
+from domain.instruments import ResolvedContract, TradedRoot, parse_contract
+from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry
+from domain.risk import RiskSettings
+from domain.sessions import Session, iso_utc
+from domain.units import SECOND, Nanos
+
+CLOCK_TOLERANCE = Nanos(600 * SECOND)
+"""With `clock: system` the feed's own time may differ by this much from ours."""
+
+log = structlog.get_logger()
+
+
+@attrs.frozen(kw_only=True)
+class LivePlan:
+    """What is run: settings and identity, without the places it touches."""
+
+    mode: Literal["paper", "live"]
+    is_demo: bool
+    account: str
+    clock: Literal["system", "feed"]
+    seed: int
+    roots: tuple[TradedRoot, ...]
+    strategy: StrategySettings
+    risk: RiskSettings
+    version: str
+    code_digest: str
+    config_digest: str
+    libraries: Mapping[str, str]
+    until_ns: Nanos | None = None
+
+    @property
+    def is_simulated(self) -> bool:
+        """All time is the feed's."""
+        return self.clock == "feed"
+
+
+@attrs.frozen(kw_only=True)
+class OpenedFile:
+    """A session file to run: continued (`opening` is empty) or new."""
+
+    path: Path
+    opened: SessionOpened
+    opening: tuple[Event, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Opener:
+    """Decides on files for one process."""
+
+    plan: LivePlan
+    journals: JournalDirectory
+    calendar: Calendar
+    source: FeedSource
+    machine_parts: MachineParts
+    load_history: Callable[[Session], HistoryLoaded]
+    now: Callable[[], Nanos]
+
+    def first(self) -> OpenedFile:
+        """The file to start with."""
+        entries = self.journals.entries()
+        self._refuse_other_modes(entries)
+        if not entries:
+            return self._new_session(None)
+        latest = entries[-1]
+        opened, status = self._look(latest)
+        if status == "closed":
+            return self._after_closed(latest, opened)
+        if self._is_same_program(opened):
+            log.info("continuing the unfinished session", file=latest.path.name, session=latest.session)
+            return OpenedFile(path=latest.path, opened=opened)
+        log.info("program or settings changed: new segment", session=latest.session, segment=latest.segment + 1)
+        return self._new_segment(latest)
+
+    def next_after(self, path: Path, file_sha256: str) -> OpenedFile:
+        """The session after the sealed file at `path`."""
+        return self._new_session(self._inherit(path, file_sha256))
+
+    # ------------------------------------------------------------- private
+
+    def _look(self, entry: JournalEntry) -> tuple[SessionOpened, str]:
+        journal = self.journals.open(entry.path)
+        try:
+            first = next(iter(journal.envelopes(until=1)), None)
+            if first is None or not isinstance(first.payload, SessionOpened):
+                raise JournalUnreadable(f"{entry.path}: the first event is not SessionOpened")
+            return first.payload, journal.head().status
+        finally:
+            journal.close()
+
+    def _refuse_other_modes(self, entries: list[JournalEntry]) -> None:
+        ours = (self.plan.mode, self.plan.is_demo, self.plan.account)
+        for entry in entries:
+            opened, _ = self._look(entry)
+            theirs = (opened.mode, opened.is_demo, opened.account)
+            if theirs != ours:
+                raise OperatorError(
+                    f"{entry.path.name} is a {_label(*theirs)} file and this is a {_label(*ours)} run",
+                    where=str(entry.path.parent),
+                    fix="give each mode and account a journal_dir of its own",
+                )
+
+    def _is_same_program(self, opened: SessionOpened) -> bool:
+        plan = self.plan
+        return (opened.code_digest, opened.config_digest, opened.seed) == (
+            plan.code_digest,
+            plan.config_digest,
+            plan.seed,
+        )
+
+    def _after_closed(self, latest: JournalEntry, opened: SessionOpened) -> OpenedFile:
+        if opened.is_demo:
+            log.info("replacing the finished demo file", file=latest.path.name)
+            for entry in self.journals.entries():
+                if entry.session == latest.session:
+                    self.journals.remove(entry.path)
+            return self._new_session(None)
+        return self._new_session(self._inherit(latest.path, self.journals.seal(latest.path)))
+
+    def _inherit(self, path: Path, file_sha256: str | None) -> Inheritance:
+        journal = self.journals.open(path)
+        try:
+            machines = MachineSet(self.machine_parts)
+            return carry_forward(journal, journal.head(), machines, file_sha256=file_sha256)
+        finally:
+            journal.close()
+
+    def _new_segment(self, latest: JournalEntry) -> OpenedFile:
+        left = self._inherit(latest.path, None)
+        opened = self._opened(
+            session=left.opened.session,
+            segment=latest.segment + 1,
+            contracts=left.opened.contracts,
+            feed_start_ns=left.opened.feed_start_ns,
+        )
+        return self._create(opened, left.history, left)
+
+    def _new_session(self, left: Inheritance | None) -> OpenedFile:
+        contracts_of, feed_now = self._resolve()
+        if left is not None:
+            session = self.calendar.session_of(left.opened.session.end_ns, self.plan.roots)
+        else:
+            session = self.calendar.session_of(feed_now, self.plan.roots)
+        opened = self._opened(
+            session=session,
+            segment=1,
+            contracts=self._contracts(contracts_of, session),
+            # Before the first record of a file the feed is asked for the session from its start.
+            feed_start_ns=session.start_ns,
+        )
+        history = left.history if left is not None else self.load_history(session)
+        return self._create(opened, history, left)
+
+    def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
+        carried = left.carried if left is not None else fresh_state()
+        path = self.journals.create(opened.session.date.isoformat(), opened.segment)
+        log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
+        for position in carried.positions:
+            log.warning("position carried", root=position.root, contract=position.contract, quantity=position.quantity)
+        return OpenedFile(path=path, opened=opened, opening=(opened, history, carried))
+
+    def _opened(
+        self,
+        *,
+        session: Session,
+        segment: int,
+        contracts: tuple[ResolvedContract, ...],
+        feed_start_ns: Nanos,
+    ) -> SessionOpened:
+        plan = self.plan
+        return SessionOpened(
+            session=session,
+            segment=segment,
+            mode=plan.mode,
+            is_demo=plan.is_demo,
+            account=plan.account,
+            clock=plan.clock,
+            seed=plan.seed,
+            version=plan.version,
+            code_digest=plan.code_digest,
+            config_digest=plan.config_digest,
+            libraries=dict(sorted(plan.libraries.items())),
+            strategy=plan.strategy,
+            risk=plan.risk,
+            roots=plan.roots,
+            contracts=contracts,
+            feed_start_ns=feed_start_ns,
+        )
+
+    # ------------------------------------------------------------- contracts
+
+    def _resolve(self) -> tuple[dict[str, str], Nanos]:
+        """Raw symbol by continuous symbol, and the feed's time."""
+        symbols = [f"{root.data_product}.v.{rank}" for root in self.plan.roots for rank in (0, 1)]
+        mapped, feed_now = self.source.resolve(symbols)
+        if self.plan.clock == "system" and abs(feed_now - self.now()) > CLOCK_TOLERANCE:
+            raise OperatorError(
+                f"the feed's time is {iso_utc(feed_now)}, the system's {iso_utc(self.now())}",
+                where="clock",
+                fix="set clock: feed to run recorded data, or start the gateway with --rebase now",
+            )
+        return {symbol: item.raw_symbol for symbol, item in mapped.items()}, feed_now
+
+    def _contracts(self, raw_symbols: Mapping[str, str], session: Session) -> tuple[ResolvedContract, ...]:
+        contracts = []
+        for root in self.plan.roots:
+            for rank in (0, 1):
+                raw = raw_symbols.get(f"{root.data_product}.v.{rank}")
+                name = None if raw is None else parse_contract(raw, [root.data_product], session.date)
+                if name is None and not root.is_reference:
+                    log.warning("symbol not resolved", root=root.root, rank=rank, answer=raw)
+                contracts.append(
+                    ResolvedContract(root=root.root, rank=rank, raw_symbol=raw if name is not None else None)
+                )
+        if not any(c.raw_symbol is not None for c in contracts if c.rank == 0):
+            raise OperatorError(
+                f"the feed resolves none of {', '.join(root.data_product for root in self.plan.roots)}",
+                where="symbols",
+                fix="check that the gateway's data holds the contract map's feed symbols",
+            )
+        return tuple(contracts)
+
+
+def _label(mode: str, is_demo: bool, account: str) -> str:
+    return f"{'demo' if is_demo else mode} (account {account})"

@@ -1,0 +1,96 @@
+"""Supervisor: restarts crashed actors from the journal, and stops the process when that is safer.
+
+Children are addressed by name: a Pykka ref is one incarnation. More than `INTENSITY` crashes
+of one child within `INTENSITY_WINDOW_S`, or a recovery that differs from the record, is a
+SafeStop, because a system that cannot agree with its own journal must not trade.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import attrs
+import pykka
+import structlog
+
+from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
+from actors.sequencer import Sequencer
+from domain.events import ActorCrashed, ActorRestarted
+
+INTENSITY = 10
+INTENSITY_WINDOW_S = 10.0
+BACKOFF_FIRST_S = 0.01
+BACKOFF_CAP_S = 5.0
+
+StartChild = Callable[[], pykka.ActorRef[SupervisedActor]]
+"""Starts one incarnation of a child."""
+
+log = structlog.get_logger()
+
+
+@attrs.frozen
+class _Restart:
+    actor: str
+    at_seq: int
+
+
+class Supervisor(pykka.ThreadingActor):
+    """One-for-one supervision of `children`; `on_safe_stop` ends the process in order."""
+
+    use_daemon_thread = True
+
+    def __init__(
+        self,
+        *,
+        children: Mapping[str, StartChild],
+        sequencer: Sequencer,
+        on_safe_stop: Callable[[str], None],
+    ) -> None:
+        super().__init__()
+        self._children = children
+        self._sequencer = sequencer
+        self._on_safe_stop = on_safe_stop
+        self._crashes: dict[str, deque[float]] = {name: deque() for name in children}
+        self._incarnations = dict.fromkeys(children, 1)
+
+    def on_receive(self, message: Any) -> None:
+        if isinstance(message, Failed):
+            self._on_failed(message)
+        elif isinstance(message, _Restart):
+            self._restart(message)
+
+    def _on_failed(self, failed: Failed) -> None:
+        error = f"{type(failed.error).__name__}: {failed.error}"
+        log.error("actor crashed", actor=failed.actor, seq=failed.at_seq, error=error)
+        self._sequencer.publish(
+            ActorCrashed(actor=failed.actor, at_seq=failed.at_seq, error=error), source="supervisor"
+        )
+        if isinstance(failed.error, RecoveryDivergedError):
+            self._on_safe_stop(f"{failed.actor} recovered otherwise than its record: {failed.error}")
+            return
+        crashes = self._crashes[failed.actor]
+        crashes.append(time.monotonic())
+        while crashes[0] < crashes[-1] - INTENSITY_WINDOW_S:
+            crashes.popleft()
+        if len(crashes) > INTENSITY:
+            self._on_safe_stop(f"{failed.actor} crashed {len(crashes)} times in {INTENSITY_WINDOW_S:.0f} s: {error}")
+            return
+        delay_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** (len(crashes) - 1))
+        threading.Timer(delay_s, _tell_if_alive, (self.actor_ref, _Restart(failed.actor, failed.at_seq))).start()
+
+    def _restart(self, restart: _Restart) -> None:
+        self._incarnations[restart.actor] += 1
+        self._children[restart.actor]().tell(Start())
+        self._sequencer.publish(
+            ActorRestarted(actor=restart.actor, incarnation=self._incarnations[restart.actor], at_seq=restart.at_seq),
+            source="supervisor",
+        )
+
+
+def _tell_if_alive(ref: pykka.ActorRef[Any], message: object) -> None:
+    if ref.is_alive():
+        ref.tell(message)

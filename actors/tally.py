@@ -1,0 +1,98 @@
+"""What a session has come to: the counts behind the summary and the progress line, a fold of the journal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import Decimal
+
+from domain.envelope import Envelope
+from domain.events import (
+    ActorRestarted,
+    ClockTicked,
+    FillAssumed,
+    OrderRequested,
+    RiskDecided,
+    SessionOpened,
+    SignalEvaluated,
+    SliceClosed,
+    StateCarried,
+    TradesReceived,
+)
+from domain.positions import Position
+from domain.units import Nanos
+
+
+class Tally:
+    """Counts of one session file."""
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.trades = 0
+        self.bars: Counter[str] = Counter()
+        self.decisions = 0
+        self.refusals: Counter[str] = Counter()
+        """Entries that were not sent, by the reason: the first refusing gate, or `risk:` and the rule."""
+        self.entries = 0
+        self.exits: Counter[str] = Counter()
+        self.outcomes: Counter[str] = Counter()
+        """Attempts' outcomes, by event type."""
+        self.positions: dict[str, Position] = {}
+        self.realised_pnl = Decimal(0)
+        self.closed_trades = 0
+        self.restarts: Counter[str] = Counter()
+        self.feed_ns = Nanos(0)
+        self.opened: SessionOpened | None = None
+
+    @property
+    def orders(self) -> int:
+        """Requests of the strategy."""
+        return self.entries + sum(self.exits.values())
+
+    def fold(self, envelope: Envelope) -> None:
+        """Take in one event."""
+        self.events += 1
+        match envelope.payload:
+            case TradesReceived(trades=trades):
+                self.trades += len(trades)
+            case ClockTicked(ts=ts):
+                self.feed_ns = ts
+            case SliceClosed(minutes=minutes, hours=hours, days=days):
+                self.bars.update({"1m": len(minutes), "1h": len(hours), "1d": len(days)})
+            case SignalEvaluated(verdict=verdict, reason=reason):
+                self.decisions += 1
+                if verdict == "refuse":
+                    self.refusals[reason] += 1
+            case OrderRequested(intent=intent, reason=reason):
+                if intent == "entry":
+                    self.entries += 1
+                else:
+                    self.exits[reason] += 1
+            case RiskDecided(is_allowed=False, rule=rule):
+                self.refusals[f"risk:{rule}"] += 1
+            case FillAssumed() as fill:
+                self._fill(fill)
+            case ActorRestarted(actor=actor):
+                self.restarts[actor] += 1
+            case SessionOpened() as opened:
+                self.opened = opened
+            case StateCarried(positions=positions, realised_pnl=pnl):
+                self.positions = {position.root: position for position in positions}
+                self.realised_pnl = pnl
+            case _:
+                if envelope.source == "execution.http":
+                    self.outcomes[envelope.type] += 1
+
+    def _fill(self, fill: FillAssumed) -> None:
+        if fill.intent == "exit":
+            self.positions.pop(fill.root, None)
+            self.realised_pnl += fill.pnl or 0
+            self.closed_trades += 1
+            return
+        self.positions[fill.root] = Position(
+            root=fill.root,
+            contract=fill.contract,
+            quantity=fill.quantity if fill.side == "buy" else -fill.quantity,
+            price=fill.price,
+            opened_ns=fill.ts,
+            entry_signal_id=fill.signal_id,
+        )

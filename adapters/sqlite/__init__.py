@@ -1,0 +1,1 @@
+"""The journal on disk: one SQLite file per session segment (`journal`), its payloads (`codec`, `upcasters`)."""

@@ -1,0 +1,251 @@
+"""Session files: creating, reading, verifying and sealing them, and finding them in a directory.
+
+A file is `2024-05-01.db`, its later segments `2024-05-01.2.db` and so on. Only the
+`Writer` (in `writer`) ever changes one; everyone else opens it read-only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sqlite3
+import urllib.parse
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from adapters.sqlite.schema import APPLICATION_ID, FORMAT_VERSION, TABLES, TRIGGERS, VIEWS
+from domain.envelope import GENESIS, Envelope, chain_hash
+from domain.errors import JournalBroken, JournalUnreadable, OperatorError
+from domain.ports import Codec, Head, JournalEntry
+from domain.units import Nanos
+
+_NAME = re.compile(r"^(?P<session>\d{4}-\d{2}-\d{2})(?:\.(?P<segment>[2-9]|[1-9]\d+))?\.db$")
+_COLUMNS = "seq, ts_ns, ts_event, type, version, source, incarnation, cause, idx, corr, root, payload, hash"
+
+Row = tuple[int, Nanos, Nanos | None, str, int, str, int, int | None, int, int | None, str | None, str | bytes, bytes]
+"""One row of `events`, columns in the table's order."""
+
+
+def file_name(session: str, segment: int) -> str:
+    """`2024-05-01.db` for the first segment, `2024-05-01.2.db` for the second."""
+    return f"{session}.db" if segment == 1 else f"{session}.{segment}.db"
+
+
+def journal_entries(directory: Path) -> list[JournalEntry]:
+    """Every session file of `directory`, oldest first."""
+    found = []
+    for path in directory.iterdir() if directory.is_dir() else ():
+        match = _NAME.match(path.name)
+        if match:
+            found.append(JournalEntry(path=path, session=match["session"], segment=int(match["segment"] or 1)))
+    return sorted(found, key=lambda entry: (entry.session, entry.segment))
+
+
+def segments_of(path: Path) -> list[Path]:
+    """All segments of the session that `path` belongs to, in order; just `path` under a name of its own."""
+    match = _NAME.match(path.name)
+    if match is None:
+        return [path]
+    return [entry.path for entry in journal_entries(path.parent) if entry.session == match["session"]] or [path]
+
+
+def create_journal(path: Path) -> None:
+    """Write an empty journal file. Raises OperatorError when it exists or cannot be written."""
+    import sqlite_utils  # noqa: PLC0415  (costs 0.1 s: only those who create a file pay it)
+
+    if path.exists():
+        raise OperatorError(f"{path.name} exists already", where=str(path), fix="continue it, or move it away")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        database = sqlite_utils.Database(sqlite3.connect(path, isolation_level=None))
+        connection = database.conn
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(f"BEGIN; {TABLES} {TRIGGERS} COMMIT;")
+        for name, sql in VIEWS.items():
+            database.create_view(name, sql)
+        connection.execute("INSERT INTO head VALUES (1, 0, ?, 'open')", (GENESIS,))
+        connection.close()
+    except (OSError, sqlite3.Error) as error:
+        raise OperatorError(
+            f"cannot create the journal: {error}", where=str(path), fix="check the directory's permissions and space"
+        ) from error
+
+
+def to_row(envelope: Envelope) -> Row:
+    """The envelope as a row of `events`."""
+    return (
+        envelope.seq,
+        envelope.ts_ns,
+        envelope.ts_event,
+        envelope.type,
+        envelope.version,
+        envelope.source,
+        envelope.incarnation,
+        envelope.cause,
+        envelope.idx,
+        envelope.corr,
+        envelope.root,
+        envelope.raw,
+        envelope.hash,
+    )
+
+
+class JournalFile:
+    """One session file, read-only. Implements `domain.ports.JournalReader`.
+
+    Raises JournalUnreadable when it is no journal, is cut off, or of a newer format.
+    """
+
+    def __init__(self, path: Path, codec: Codec) -> None:
+        self.path = path
+        self._codec = codec
+        if not path.is_file():
+            raise JournalUnreadable(f"{path}: no such file")
+        uri = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
+        try:
+            self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            application, version = (
+                self._connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+                for pragma in ("application_id", "user_version")
+            )
+        except sqlite3.Error as error:
+            raise JournalUnreadable(f"{path}: {error}") from error
+        if application != APPLICATION_ID:
+            raise JournalUnreadable(f"{path}: not a journal of this program")
+        if version > FORMAT_VERSION:
+            raise JournalUnreadable(f"{path}: format {version} is newer than this program's ({FORMAT_VERSION})")
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def __enter__(self) -> JournalFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def head(self) -> Head:
+        """Last seq, its hash, and the file's status."""
+        row = self._rows("SELECT seq, hash, status FROM head")
+        for seq, digest, status in row:
+            return Head(seq=seq, hash=digest, status=status)
+        raise JournalUnreadable(f"{self.path}: the head is missing")
+
+    def envelopes(
+        self,
+        *,
+        after: int = 0,
+        until: int | None = None,
+        types: Collection[str] | None = None,
+        source: str | None = None,
+    ) -> Iterator[Envelope]:
+        """Those with after < seq <= until and (type in `types` or of `source`), in order of seq."""
+        for row in self._select(after, until, types, source):
+            yield self._envelope(row)
+
+    def count(self, *types: str) -> int:
+        """How many events the file holds, of `types` if any are named."""
+        where = f"WHERE type IN ({','.join('?' * len(types))})" if types else ""
+        return int(next(count for (count,) in self._rows(f"SELECT count(*) FROM events {where}", types)))
+
+    def query(self, sql: str, parameters: tuple[object, ...] = ()) -> Iterator[tuple[object, ...]]:
+        """Rows of a read-only query (the views, mostly)."""
+        yield from self._rows(sql, parameters)
+
+    def verify(self) -> int:
+        """Check order, chain and head row by row; the number of events.
+
+        Raises JournalBroken naming the first seq that is wrong, JournalUnreadable when
+        SQLite itself cannot read the file.
+        """
+        previous, expected = GENESIS, 1
+        for row in self._rows(f"SELECT {_COLUMNS} FROM events ORDER BY seq"):
+            seq = row[0]
+            if seq != expected:
+                raise JournalBroken(f"seq {expected} is missing, {seq} follows", seq=expected)
+            if _row_hash(previous, row) != row[12]:
+                raise JournalBroken(f"seq {seq}: the hash chain does not hold", seq=seq)
+            previous, expected = row[12], expected + 1
+        head = self.head()
+        if (head.seq, head.hash) != (expected - 1, previous):
+            raise JournalBroken(f"the head says {head.seq}, the last event is {expected - 1}", seq=expected)
+        return expected - 1
+
+    # ----------------------------------------------------------- private
+
+    def _select(
+        self, after: int, until: int | None, types: Collection[str] | None, source: str | None
+    ) -> Iterator[Row]:
+        where, parameters = ["seq > ?"], [after]
+        if until is not None:
+            where.append("seq <= ?")
+            parameters.append(until)
+        if types is not None:
+            marks = ",".join("?" * len(types))
+            where.append(f"(type IN ({marks}) OR source = ?)")
+        sql = f"SELECT {_COLUMNS} FROM events WHERE {' AND '.join(where)} ORDER BY seq"
+        chosen: tuple[object, ...] = (*parameters, *(sorted(types) if types is not None else ()))
+        return self._rows(sql, (*chosen, source or "") if types is not None else chosen)
+
+    def _rows(self, sql: str, parameters: tuple[object, ...] = ()) -> Iterator[tuple]:  # type: ignore[type-arg]  # columns differ per query
+        try:
+            yield from self._connection.execute(sql, parameters)
+        except sqlite3.Error as error:
+            raise JournalUnreadable(f"{self.path}: {error}") from error
+
+    def _envelope(self, row: Row) -> Envelope:
+        seq, ts_ns, ts_event, type_, version, source, incarnation, cause, idx, corr, root, raw, digest = row
+        return Envelope(
+            seq=seq,
+            ts_ns=ts_ns,
+            ts_event=ts_event,
+            type=type_,
+            version=version,
+            source=source,
+            incarnation=incarnation,
+            cause=cause,
+            idx=idx,
+            corr=corr,
+            root=root,
+            payload=self._codec.decode(type_, version, raw),
+            raw=raw,
+            hash=digest,
+        )
+
+
+def _row_hash(previous: bytes, row: Row) -> bytes:
+    seq, ts_ns, ts_event, type_, version, source, incarnation, cause, idx, corr, root, raw, _ = row
+    return chain_hash(
+        previous,
+        seq=seq,
+        ts_ns=ts_ns,
+        ts_event=ts_event,
+        type=type_,
+        version=version,
+        source=source,
+        incarnation=incarnation,
+        cause=cause,
+        idx=idx,
+        corr=corr,
+        root=root,
+        raw=raw,
+    )
+
+
+def seal(path: Path) -> str:
+    """Make a closed file final: one file without WAL, read-only. Returns the file's own sha256 (hex)."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.close()
+    path.chmod(0o444)
+    return file_sha256(path)
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of the file's bytes, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
