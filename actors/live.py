@@ -86,7 +86,6 @@ class SessionRun:
         self._memory = FeedMemory()
         self._children: dict[str, pykka.ActorRef[Any]] = {}
         self._are_entries_open = True
-        structlog.contextvars.bind_contextvars(session=file.opened.session.date.isoformat())
         journal = parts.journals.open(file.path)
         head = journal.head()
         self._writer = parts.journals.writer(

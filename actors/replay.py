@@ -14,7 +14,7 @@ import attrs
 
 from actors.machines import SUBSCRIBERS, MachineParts, MachineSet
 from domain.envelope import Envelope
-from domain.events import EVENT_VERSIONS, Event
+from domain.events import EVENT_VERSIONS, Event, SessionOpened
 from domain.ports import Codec
 
 _MACHINES = frozenset(name for name, _ in SUBSCRIBERS)
@@ -48,6 +48,8 @@ class ReplayResult:
     decisions: int
     orders: int
     divergence: Divergence | None
+    opened: SessionOpened | None
+    """The file's first event: what was run, and with which code and libraries."""
 
 
 class _Expected:
@@ -87,11 +89,14 @@ def replay(
     machines, expected = MachineSet(parts), _Expected()
     counts = {"events": 0, "inputs": 0, "compared": 0, "decisions": 0, "orders": 0}
     divergence: Divergence | None = None
+    opened: SessionOpened | None = None
     for envelope in envelopes:
         if until is not None and envelope.seq > until:
             is_finished = False
             break
         counts["events"] += 1
+        if isinstance(envelope.payload, SessionOpened):
+            opened = envelope.payload
         counts["decisions"] += envelope.type == "SignalEvaluated"
         counts["orders"] += envelope.type == "OrderRequested"
         if envelope.source in _MACHINES:
@@ -115,7 +120,7 @@ def replay(
             replayed=_plain(codec.encode(event)),
             fields=(),
         )
-    return ReplayResult(**counts, divergence=divergence)
+    return ReplayResult(**counts, divergence=divergence, opened=opened)
 
 
 def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergence | None:
@@ -149,6 +154,6 @@ def _diverged(envelope: Envelope, kind: str, again: str | bytes | None) -> Diver
 
 
 def _plain(raw: str | bytes) -> Any:
-    import orjson  # noqa: PLC0415  (only a divergence is ever shown)
+    import orjson
 
     return orjson.loads(raw) if isinstance(raw, str) else f"<{len(raw)} bytes>"

@@ -55,6 +55,8 @@ class Codec:
         self._converter = _make_converter()
         self._local = threading.local()
         for cls in EVENT_TYPES.values():
+            if cls in (TradesReceived, HistoryLoaded):
+                continue
             # Generated once, up front: two threads must not race to build the same function.
             self._converter.register_unstructure_hook(cls, make_dict_unstructure_fn(cls, self._converter))
             self._converter.register_structure_hook(cls, make_dict_structure_fn(cls, self._converter))

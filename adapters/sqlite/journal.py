@@ -51,7 +51,7 @@ def segments_of(path: Path) -> list[Path]:
 
 def create_journal(path: Path) -> None:
     """Write an empty journal file. Raises OperatorError when it exists or cannot be written."""
-    import sqlite_utils  # noqa: PLC0415  (costs 0.1 s: only those who create a file pay it)
+    import sqlite_utils
 
     if path.exists():
         raise OperatorError(f"{path.name} exists already", where=str(path), fix="continue it, or move it away")

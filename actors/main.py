@@ -1,0 +1,244 @@
+"""The command line, and the only module that names adapters.
+
+Everything heavy is imported inside the command that needs it: `--help` answers at once.
+Exit codes: 0 done, 1 diverged or broken, 2 usage or unreadable, 69 feed unreachable,
+70 safe stop, 78 configuration.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from domain.envelope import Envelope
+
+EXIT_UNREADABLE = 2
+
+
+class _Group(click.Group):
+    """Turns the project's errors into a message and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        from domain.errors import JournalBroken, JournalError, JournalWriteFailed, OperatorError
+
+        try:
+            return super().invoke(ctx)
+        except OperatorError as error:
+            _fail(str(error), error.exit_code)
+        except JournalBroken as error:
+            _fail(str(error), 1)
+        except JournalError as error:
+            _fail(str(error), EXIT_UNREADABLE)
+        except JournalWriteFailed as error:
+            _fail(f"{error}\n  What was committed before is safe; nothing was sent after it.\n  fix: free space", 70)
+
+
+def _fail(message: str, exit_code: int) -> NoReturn:
+    from adapters.log import redact
+
+    click.echo(f"error: {redact(message)}", err=True)
+    sys.exit(exit_code)
+
+
+@click.group(cls=_Group)
+@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.pass_context
+def cli(ctx: click.Context, log_level: str) -> None:
+    """Rooney: futures trading whose every session replays bit for bit."""
+    ctx.obj = log_level
+
+
+# ---------------------------------------------------------------- live
+
+
+@cli.command()
+@click.option("--demo", is_flag=True, help="Simulated market and a local TradersPost: one session, about a minute.")
+@click.option("--config", type=click.Path(path_type=Path), help="Default: $ROONEY_CONFIG, else ./live.yml.")
+@click.option("--overlay", type=click.Path(path_type=Path), multiple=True, help="Merged over the config, in order.")
+@click.option("--speed", help="Demo only: feed seconds per second, or max.")
+@click.option("--until", help="Stop at this moment of feed time (ISO 8601 with zone).")
+@click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of the config's journal_dir.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulated market.")
+@click.option("--crash", multiple=True, metavar="ACTOR@SEQ", help="Crash this actor once, on purpose.")
+@click.option("--jitter-ms", type=float, default=0.0, help="Random pauses in every actor: a trial of determinism.")
+@click.pass_obj
+def live(log_level: str, /, **options: Any) -> None:
+    """Trade: the feed into the journal, decisions out to TradersPost."""
+    from actors.wiring import LiveRequest, live_command
+
+    sys.exit(live_command(LiveRequest(log_level=log_level, **options)))
+
+
+# ---------------------------------------------------------------- replay
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--until", type=int, metavar="SEQ", help="Compare up to this seq (of the last segment).")
+def replay(file: Path, as_json: bool, until: int | None) -> None:
+    """Decide a recorded session again and compare. Exit 0 identical, 1 diverged, 2 unreadable."""
+    from actors.wiring import replay_command
+
+    sys.exit(replay_command(file, as_json=as_json, until=until))
+
+
+# ---------------------------------------------------------------- servers
+
+
+@cli.command()
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--simulate", is_flag=True, help="Serve the simulated market instead of files.")
+@click.option("--port", type=int, default=0, help="0: any free port.")
+@click.option("--speed", help="Feed seconds per second, or max. Default 1.")
+@click.option("--start-at", help="ISO moment, or now (with --simulate: real time, round the clock).")
+@click.option("--rebase", help="now: shift a file's stamps to the present and play it in real time.")
+@click.option("--key", help="The API key that is accepted.")
+@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--session", default="2024-05-01", show_default=True, help="First simulated session.")
+@click.option("--sessions", type=int, default=1, show_default=True, help="How many sessions in a row.")
+@click.option("--trades", type=int, help="Simulated trades per session.")
+@click.option("--faults", default="", help="For trials: fin@N,rst@N,hang@N after N records; close.")
+@click.pass_obj
+def gateway(log_level: str, /, **options: Any) -> None:
+    """Serve recorded or simulated trades over Databento's live protocol, on loopback."""
+    from actors.wiring import gateway_command
+
+    sys.exit(gateway_command(log_level, **options))
+
+
+@cli.command()
+@click.option("--port", type=int, default=0, help="0: any free port.")
+@click.option("--uuid", default="demo", show_default=True)
+@click.option("--password", default="demo", show_default=True)
+@click.option("--clock", type=click.Choice(["system", "request"]), default="system", help="request: simulated time.")
+@click.option("--unavailable", multiple=True, metavar="ROOT", help="A product that the broker account does not offer.")
+@click.option("--faults", default="", help="For trials: hang@N, 429@N, 500-after-accept@N ... (N-th request).")
+@click.pass_obj
+def traderspost(log_level: str, /, **options: Any) -> None:
+    """Serve TradersPost's webhook on loopback: checks, answers, and a ledger at /__paper/ledger."""
+    from actors.wiring import traderspost_command
+
+    traderspost_command(log_level, **options)
+
+
+# ---------------------------------------------------------------- journal
+
+
+@cli.group()
+def journal() -> None:
+    """Look into session files, all segments of a session together."""
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path))
+def verify(file: Path) -> None:
+    """Check order, hash chain and head. Exit 0 clean, 1 broken, 2 unreadable."""
+    from actors.wiring import open_segments
+
+    for segment in open_segments(file):
+        count = segment.verify()
+        click.echo(f"{segment.path.name}: {count} events, chain and head hold, status {segment.head().status}")
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--type", "type_", help="Only events of this type.")
+@click.option("--json", "as_json", is_flag=True, help="JSON lines (the default).")
+def events(file: Path, type_: str | None, as_json: bool) -> None:  # JSON lines are the only form
+    """Envelopes with their payloads; market batches by their counts."""
+    from actors.report import event_line
+
+    for envelope in _envelopes(file, types=None if type_ is None else {type_}):
+        payload = json.loads(envelope.raw) if isinstance(envelope.raw, str) else None
+        click.echo(json.dumps(event_line(envelope, payload)))
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--root", help="Only this root.")
+@click.option("--timeframe", type=click.Choice(["1m", "1h", "1d"]), default="1m", show_default=True)
+@click.option("--csv", "as_csv", is_flag=True, help="CSV with a header (the default).")
+def bars(file: Path, root: str | None, timeframe: Any, as_csv: bool) -> None:  # CSV is the only form
+    """Closed bars; prices are integers of 1e-9."""
+    from actors.report import BAR_HEADER, bar_row
+    from actors.report import bars as closed_bars
+
+    click.echo(",".join(BAR_HEADER))
+    for bar in closed_bars(_envelopes(file, types={"SliceClosed"}), timeframe=timeframe, root=root):
+        click.echo(",".join(map(str, bar_row(bar))))
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="JSON lines (the default).")
+def decisions(file: Path, as_json: bool) -> None:  # JSON lines are the only form
+    """One line per decision bar and root: IBS, every gate, verdict and reason."""
+    from actors.report import decisions as decided
+
+    for line in decided(_envelopes(file, types={"SignalEvaluated"})):
+        click.echo(json.dumps(line))
+
+
+@journal.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="JSON lines (the default).")
+def orders(file: Path, as_json: bool) -> None:  # JSON lines are the only form
+    """One line per order with its state at the end of the file."""
+    from actors.report import orders as placed
+
+    for line in placed(_envelopes(file)):
+        click.echo(json.dumps(line))
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("root")
+@click.argument("time")
+def why(file: Path, root: str, time: str) -> None:
+    """Why ROOT traded or did not at TIME (ISO 8601; UTC without a zone): the bar that ends then or holds it."""
+    from actors.report import why as explain
+    from actors.wiring import parse_time
+
+    lines = explain(_envelopes(file), root.upper(), parse_time(time))
+    if lines is None:
+        _fail(f"{file}: no decision of {root} at {time}\n  fix: see `journal decisions {file} --json`", 1)
+    click.echo("\n".join(lines))
+
+
+def _envelopes(file: Path, types: set[str] | None = None) -> Iterator[Envelope]:
+    from actors.wiring import open_segments
+
+    for segment in open_segments(file):
+        yield from segment.envelopes(types=types)
+
+
+# ---------------------------------------------------------------- config
+
+
+@cli.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command()
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Default: as for live.")
+@click.option("--overlay", type=click.Path(path_type=Path), multiple=True)
+@click.option("--sources", is_flag=True, help="Where each value came from.")
+def show(config_path: Path | None, overlay: tuple[Path, ...], sources: bool) -> None:
+    """Every value that would be used; secrets are never shown."""
+    from actors.wiring import describe_config
+
+    for key, value, source in describe_config(config_path, overlay):
+        click.echo(f"{key:<36} {value:<40} {source}" if sources else f"{key:<36} {value}")
+
+
+if __name__ == "__main__":
+    cli()

@@ -1,0 +1,379 @@
+"""A journal in words and tables: bars, decisions, orders, the summary, and `why`.
+
+Reads envelopes, writes nothing. Every answer names the seq it comes from, so that it can
+be looked up in the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import numpy as np
+
+from actors.replay import ReplayResult
+from actors.sequencer import HTTP_SOURCE
+from actors.tally import Tally
+from domain.bars import Bar, Timeframe
+from domain.envelope import Envelope
+from domain.events import (
+    FillAssumed,
+    HistoryLoaded,
+    OrderExpired,
+    OrderRequested,
+    OrderSubmitted,
+    RiskDecided,
+    SessionOpened,
+    SignalEvaluated,
+    SliceClosed,
+    SymbolMapped,
+    TradesReceived,
+)
+from domain.sessions import iso_utc
+from domain.units import Nanos, price_to_decimal
+
+BAR_HEADER = ("ts_start_ns", "ts_end_ns", "root", "contract", "open", "high", "low", "close", "volume", "trades")
+
+_OUTCOME_STATES = {
+    "OrderAccepted": "accepted",
+    "OrderRejected": "rejected",
+    "OrderAmbiguous": "ambiguous",
+    "OrderNotSent": "queued",
+}
+
+
+def bars(envelopes: Iterable[Envelope], *, timeframe: Timeframe, root: str | None) -> Iterator[Bar]:
+    """Closed bars in the order in which they closed."""
+    for envelope in envelopes:
+        if isinstance(envelope.payload, SliceClosed):
+            closed = envelope.payload
+            for bar in {"1m": closed.minutes, "1h": closed.hours, "1d": closed.days}[timeframe]:
+                if root is None or bar.root == root:
+                    yield bar
+
+
+def bar_row(bar: Bar) -> tuple[int | str, ...]:
+    """The bar in the columns of BAR_HEADER."""
+    return (
+        bar.ts_start,
+        bar.ts_end,
+        bar.root,
+        bar.contract,
+        bar.open,
+        bar.high,
+        bar.low,
+        bar.close,
+        bar.volume,
+        bar.trades,
+    )
+
+
+def event_line(envelope: Envelope, payload: Any) -> dict[str, Any]:
+    """The envelope as one JSON object; `payload` is its JSON form, market batches by their counts."""
+    match envelope.payload:
+        case TradesReceived(trades=trades):
+            payload = {
+                "trades": len(trades),
+                "first_ts_recv": int(trades["ts_recv"][0]),
+                "last_ts_recv": int(trades["ts_recv"][-1]),
+            }
+        case HistoryLoaded(tables=tables, source=source):
+            payload = {"source": source, "bars": sum(len(table) for table in tables)}
+        case _:
+            pass
+    return {
+        "seq": envelope.seq,
+        "ts_ns": envelope.ts_ns,
+        "ts_event": envelope.ts_event,
+        "type": envelope.type,
+        "version": envelope.version,
+        "source": envelope.source,
+        "incarnation": envelope.incarnation,
+        "cause": envelope.cause,
+        "idx": envelope.idx,
+        "corr": envelope.corr,
+        "root": envelope.root,
+        "payload": payload,
+        "hash": envelope.hash.hex(),
+    }
+
+
+def decisions(envelopes: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
+    """One object per decision bar and root."""
+    for envelope in envelopes:
+        if isinstance(envelope.payload, SignalEvaluated):
+            signal = envelope.payload
+            yield {
+                "seq": envelope.seq,
+                "ts_ns": signal.ts,
+                "root": signal.root,
+                "contract": signal.contract,
+                "ibs": signal.ibs,
+                "gates": [attrs.asdict(gate) for gate in signal.gates],
+                "probability": signal.probability,
+                "threshold": signal.threshold,
+                "verdict": signal.verdict,
+                "reason": signal.reason,
+            }
+
+
+def orders(envelopes: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
+    """One object per order, in the order of their requests, with the state at the end of the file."""
+    lines: dict[str, dict[str, Any]] = {}
+    for envelope in envelopes:
+        match envelope.payload:
+            case OrderRequested() as request:
+                lines[request.signal_id] = {
+                    "signal_id": request.signal_id,
+                    "root": request.root,
+                    "contract": request.contract,
+                    "intent": request.intent,
+                    "side": request.side,
+                    "quantity": request.quantity,
+                    "state": "requested",
+                    "attempts": 0,
+                }
+                continue
+            case RiskDecided(signal_id=signal_id, is_allowed=is_allowed):
+                change: dict[str, Any] = {"state": "queued" if is_allowed else "refused"}
+            case OrderSubmitted(signal_id=signal_id, attempt=attempt):
+                change = {"state": "submitted", "attempts": attempt}
+            case OrderExpired(signal_id=signal_id):
+                change = {"state": "expired"}
+            case FillAssumed(signal_id=signal_id):
+                change = {"state": "filled"}
+            case event if envelope.source == HTTP_SOURCE:
+                signal_id = getattr(event, "signal_id", "")
+                change = {"state": _OUTCOME_STATES[envelope.type]}
+            case _:
+                continue
+        if signal_id in lines:
+            lines[signal_id] |= change
+    yield from lines.values()
+
+
+# ---------------------------------------------------------------- why
+
+
+def why(envelopes: Iterable[Envelope], root: str, ts: Nanos) -> list[str] | None:
+    """The decision of `root` whose bar ends at `ts` or holds it, in words; None when there is none."""
+    record = list(envelopes)
+    found = [e for e in record if isinstance(e.payload, SignalEvaluated) and e.root == root]
+    chosen = next((e for e in found if _signal(e).ts == ts), None) or next(
+        (e for e in found if _signal(e).bar_start <= ts < _signal(e).ts), None
+    )
+    if chosen is None:
+        return None
+    signal = _signal(chosen)
+    lines = [
+        f"{root} {signal.contract}, bar {iso_utc(signal.bar_start)} to {iso_utc(signal.ts)} (seq {chosen.seq})",
+        f"  close {price_to_decimal(signal.close)}, IBS {signal.ibs:.4f}, position {signal.position}",
+        f"  verdict: {signal.verdict}{f' ({signal.reason})' if signal.reason else ''}",
+        "  gates:",
+    ]
+    for gate in signal.gates:
+        mark = "passed" if gate.is_passed else f"REFUSED: {gate.reason}"
+        lines.append(f"    {gate.name:<18} {gate.value if gate.value is not None else 'missing':<40} {mark}")
+    if signal.probability is not None and signal.threshold is not None:
+        lines.append(f"  veto: probability {signal.probability:.6f} against threshold {signal.threshold:.6f}")
+    lines.append("  events:")
+    lines += [f"    {line}" for line in _chain(record, chosen)]
+    return lines
+
+
+def _signal(envelope: Envelope) -> SignalEvaluated:
+    signal = envelope.payload
+    if not isinstance(signal, SignalEvaluated):
+        raise TypeError(envelope.type)
+    return signal
+
+
+def _chain(record: list[Envelope], chosen: Envelope) -> Iterator[str]:
+    """From the bar's last trade over the slice and the decision to the order's end."""
+    signal = _signal(chosen)
+    by_seq = {envelope.seq: envelope for envelope in record}
+    trade = _last_trade(record, signal, before=chosen.seq)
+    if trade is not None:
+        yield trade
+    causes = []
+    cause = chosen.cause
+    while cause is not None and cause in by_seq:
+        causes.append(by_seq[cause])
+        cause = by_seq[cause].cause
+    for envelope in reversed(causes):
+        yield f"seq {envelope.seq} {envelope.type} from {envelope.source} at {iso_utc(envelope.ts_ns)}"
+    yield f"seq {chosen.seq} SignalEvaluated from {chosen.source}: {signal.verdict}"
+    requests = [
+        e for e in record if isinstance(e.payload, OrderRequested) and e.cause == chosen.cause and e.root == signal.root
+    ]
+    workflows = {e.payload.signal_id for e in requests if isinstance(e.payload, OrderRequested)}
+    for envelope in record:
+        if getattr(envelope.payload, "signal_id", None) in workflows:
+            yield f"seq {envelope.seq} {envelope.type} from {envelope.source}: {_in_words(envelope)}"
+
+
+def _last_trade(record: list[Envelope], signal: SignalEvaluated, *, before: int) -> str | None:
+    ids = {
+        e.payload.instrument_id
+        for e in record
+        if isinstance(e.payload, SymbolMapped)
+        if e.payload.contract == signal.contract
+    }
+    for envelope in reversed([e for e in record if e.seq < before]):
+        if isinstance(envelope.payload, TradesReceived):
+            trades = envelope.payload.trades
+            mine = np.flatnonzero(np.isin(trades["instrument_id"], sorted(ids)))
+            if len(mine):
+                trade = trades[mine[-1]]
+                price = price_to_decimal(trade["price"].item())
+                return (
+                    f"seq {envelope.seq} TradesReceived from {envelope.source}: last trade {price} x {trade['size']}"
+                    f" at {iso_utc(Nanos(int(trade['ts_recv'])))}"
+                )
+    return None
+
+
+def _in_words(envelope: Envelope) -> str:
+    match envelope.payload:
+        case OrderRequested() as request:
+            limit = "" if request.limit_price is None else f" at {price_to_decimal(request.limit_price)}"
+            return f"{request.intent} {request.side} {request.quantity} {request.contract} {request.order_type}{limit}"
+        case RiskDecided(is_allowed=True):
+            return "allowed"
+        case RiskDecided(rule=rule, detail=detail):
+            return f"refused by {rule}: {detail}"
+        case OrderSubmitted(attempt=attempt, ticker=ticker):
+            return f"attempt {attempt} for {ticker}"
+        case FillAssumed() as fill:
+            pnl = "" if fill.pnl is None else f", net {fill.pnl} USD"
+            return f"assumed at {price_to_decimal(fill.price)} by rule {fill.rule}{pnl}"
+        case OrderExpired(reason=reason):
+            return reason
+        case event:
+            return ", ".join(
+                f"{name} {value}"
+                for name in ("http_status", "code", "message", "cause", "external_id")
+                if (value := getattr(event, name, None))
+            )
+
+
+# ---------------------------------------------------------------- replay
+
+
+@attrs.frozen(kw_only=True)
+class SegmentReplay:
+    """One file of a session and its replay."""
+
+    name: str
+    result: ReplayResult
+
+
+@attrs.frozen(kw_only=True)
+class RunningProgram:
+    """What replays: to be held against what recorded."""
+
+    version: str
+    code_digest: str
+    libraries: Mapping[str, str]
+
+
+def replay_report(
+    replayed: Sequence[SegmentReplay], running: RunningProgram, opened: SessionOpened | None, *, elapsed_s: float
+) -> dict[str, Any]:
+    """The replay of a session as one JSON object."""
+    totals = {
+        name: sum(getattr(segment.result, name) for segment in replayed)
+        for name in ("events", "inputs", "compared", "decisions", "orders")
+    }
+    last = replayed[-1]
+    divergence = None
+    if last.result.divergence is not None:
+        divergence = {"file": last.name, **attrs.asdict(last.result.divergence)}
+    recorded = {} if opened is None else dict(opened.libraries)
+    return {
+        "session": None if opened is None else opened.session.date.isoformat(),
+        **totals,
+        "identical": divergence is None,
+        "divergence": divergence,
+        "code": "same" if opened is not None and opened.code_digest == running.code_digest else "different",
+        "environment": {
+            name: {"recorded": recorded.get(name), "running": version} for name, version in running.libraries.items()
+        },
+        "recorded_version": None if opened is None else opened.version,
+        "running_version": running.version,
+        "elapsed_s": round(elapsed_s, 3),
+    }
+
+
+def replay_words(report: Mapping[str, Any]) -> list[str]:
+    """The same for a person."""
+    counts = (
+        f"{report['events']:,} events, {report['inputs']:,} inputs, {report['compared']:,} compared, "
+        f"{report['decisions']:,} decisions, {report['orders']:,} orders, {report['elapsed_s']:.1f} s"
+    )
+    if report["identical"]:
+        lines = [f"session {report['session']}: identical", f"  {counts}"]
+    else:
+        found = report["divergence"]
+        lines = [
+            f"session {report['session']}: DIVERGED",
+            f"  first at seq {found['seq']} of {found['file']}: {found['type']} from {found['source']}, "
+            f"cause {found['cause']}: {found['kind']}",
+        ]
+        lines += [f"    {line}" for line in _field_lines(found)]
+        lines.append(f"  {counts}")
+    if report["code"] == "different":
+        lines.append("  the decision code is not the one that recorded this session")
+    changed = [
+        f"{name} {version['recorded']} -> {version['running']}"
+        for name, version in report["environment"].items()
+        if version["recorded"] != version["running"]
+    ]
+    if changed:
+        lines.append(f"  libraries differ: {', '.join(changed)}")
+    return lines
+
+
+def _field_lines(found: Mapping[str, Any]) -> Iterator[str]:
+    recorded, replayed = found["recorded"], found["replayed"]
+    if isinstance(recorded, dict) and isinstance(replayed, dict):
+        for name in found["fields"]:
+            yield f"{name}: recorded {recorded.get(name)!r}, replayed {replayed.get(name)!r}"
+    else:
+        yield f"recorded: {recorded}"
+        yield f"replayed: {replayed}"
+
+
+# ---------------------------------------------------------------- summary
+
+
+def summary(tally: Tally) -> list[str]:
+    """What the session came to, for a person."""
+    veto = "on" if tally.opened is None or tally.opened.strategy.veto else "off"
+    counts = tally.bars
+    lines = [
+        f"trades     {tally.trades:,}",
+        f"bars       {counts['1m']:,} minutes, {counts['1h']:,} hours, {counts['1d']:,} sessions",
+        f"decisions  {tally.decisions:,} (veto {veto})",
+        f"refusals   {_listed(tally.refusals)}",
+        f"orders     {tally.entries} entries, {sum(tally.exits.values())} exits ({_listed(tally.exits)})",
+        f"answers    {_listed(tally.outcomes)}",
+        f"P&L        {_money(tally.realised_pnl)} net, assumed fills, {tally.closed_trades} closed trades",
+        f"restarts   {_listed(tally.restarts)}",
+    ]
+    if not tally.positions:
+        lines.append("positions  none")
+    for root in sorted(tally.positions):
+        position = tally.positions[root]
+        lines.append(f"position   {position.quantity:+d} {position.contract} from {price_to_decimal(position.price)}")
+    return lines
+
+
+def _listed(counts: Any) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items(), key=lambda i: (-i[1], i[0]))) or "none"
+
+
+def _money(value: Decimal) -> str:
+    return f"{value:+,.2f} USD"

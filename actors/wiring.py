@@ -1,0 +1,388 @@
+"""Plugs the adapters into the actors: what each command of `main` runs.
+
+Together with `main` the only place where actors and adapters meet.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import structlog
+
+from actors.faults import Faults, parse_crash
+from actors.live import LiveParts, LiveResult, run_live
+from actors.machines import MachineParts
+from actors.opening import LivePlan, Opener
+from actors.progress import Progress
+from actors.replay import replay
+from actors.report import RunningProgram, SegmentReplay, replay_report, replay_words, summary
+from actors.tally import Tally
+from adapters.backtrader.engine import build_engine
+from adapters.calendar import CmeCalendar
+from adapters.clock import SystemClock
+from adapters.config import (
+    CALENDAR_OVERRIDES_FILE,
+    CHECKOUT,
+    Config,
+    config_digest,
+    demo_config,
+    describe,
+    find_config,
+    load_config,
+)
+from adapters.log import configure_logging, set_log_session
+from adapters.sqlite.codec import Codec
+from adapters.sqlite.directory import SqliteJournals
+from adapters.sqlite.journal import JournalFile, segments_of
+from adapters.traderspost.payload import build_payload
+from domain.errors import JournalBroken, JournalUnreadable, OperatorError
+from domain.events import HistoryLoaded
+from domain.ports import FeedSource
+from domain.sessions import Session, to_nanos
+from domain.units import Nanos
+
+VERSION = "0.1.0"
+DECISION_CODE = (
+    "domain",
+    "actors/bars.py",
+    "actors/execution.py",
+    "actors/machines.py",
+    "actors/roll_supervisor.py",
+    "actors/strategy.py",
+    "adapters/backtrader",
+    "adapters/traderspost/payload.py",
+)
+"""The files that a decision can depend on: their digest tells whether a file may be continued."""
+LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")
+DEMO_SPEED = "2000"
+MACHINE_PARTS = MachineParts(build_engine=build_engine, build_payload=build_payload)
+
+log = structlog.get_logger()
+
+
+def code_digest() -> str:
+    """sha256 over the decision code's file names and contents, hex."""
+    digest = hashlib.sha256()
+    for name in DECISION_CODE:
+        place = CHECKOUT / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(CHECKOUT).as_posix()}:{len(content)}:".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that compute."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+def parse_time(text: str) -> Nanos:
+    """An ISO 8601 moment, UTC without a zone. Raises OperatorError (exit 2) for anything else."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise OperatorError(
+            f"{text!r} is no ISO 8601 time", fix="write it like 2024-05-01T14:00Z", exit_code=2
+        ) from error
+    return to_nanos(moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC))
+
+
+# ---------------------------------------------------------------- live
+
+
+@attrs.frozen(kw_only=True)
+class LiveRequest:
+    """The options of `live`, as given."""
+
+    log_level: str
+    demo: bool
+    config: Path | None
+    overlay: tuple[Path, ...]
+    speed: str | None
+    until: str | None
+    journal_dir: Path | None
+    seed: int
+    crash: tuple[str, ...]
+    jitter_ms: float
+
+
+def live_command(request: LiveRequest) -> int:
+    """Run `live`; the exit code."""
+    configure_logging(request.log_level, stream=sys.stderr)
+    faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
+    until_ns = None if request.until is None else parse_time(request.until)
+    config = _config_of(request)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    plan = LivePlan(
+        mode=config.mode,
+        is_demo=config.is_demo,
+        account=config.account,
+        clock=config.clock,
+        seed=request.seed,
+        roots=config.roots,
+        strategy=config.strategy,
+        risk=config.risk,
+        version=VERSION,
+        code_digest=code_digest(),
+        config_digest=config_digest(config),
+        libraries=library_versions(),
+        until_ns=until_ns,
+    )
+    with ExitStack() as stack:
+        codec = Codec()
+        journals = SqliteJournals(config.journal_dir, codec)
+        stack.callback(journals.release)
+        source, load_history = _market(config, request, stack)
+        parts = LiveParts(
+            journals=journals,
+            codec=codec,
+            source=source,
+            make_webhook=_webhook_maker(config, stack),
+            machine_parts=MACHINE_PARTS,
+            now=SystemClock().now_ns,
+            faults=faults,
+        )
+        opener = Opener(
+            plan=plan,
+            journals=journals,
+            calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
+            source=source,
+            machine_parts=MACHINE_PARTS,
+            load_history=load_history,
+            now=parts.now,
+        )
+        result = _run(plan, parts, opener, stopping)
+    _print_summary(result)
+    return result.exit_code
+
+
+def _run(plan: LivePlan, parts: LiveParts, opener: Opener, stopping: threading.Event) -> LiveResult:
+    progress = Progress(sys.stderr)
+
+    def on_session(path: Path, tally: Tally) -> None:
+        set_log_session(path.name.removesuffix(".db"))
+        progress.show(tally)
+
+    progress.start()
+    try:
+        return run_live(plan=plan, parts=parts, opener=opener, stopping=stopping, on_session=on_session)
+    finally:
+        progress.stop()
+
+
+def _print_summary(result: LiveResult) -> None:
+    for path, tally in result.sessions:
+        click.echo(f"{path}")
+        for line in summary(tally):
+            click.echo(f"  {line}")
+    click.echo(f"{result.end.kind}: {result.end.reason}")
+
+
+def _config_of(request: LiveRequest) -> Config:
+    if request.demo:
+        if request.config is not None or request.overlay:
+            raise OperatorError(
+                "the demo has its own configuration",
+                where="--demo",
+                fix="leave --config and --overlay out",
+                exit_code=2,
+            )
+        return demo_config(request.journal_dir or Path.cwd() / "journal", os.environ)
+    if request.speed is not None:
+        raise OperatorError(
+            "the gateway sets the speed", where="--speed", fix="give --speed to `gateway`, or use --demo", exit_code=2
+        )
+    path = find_config(request.config, os.environ, Path.cwd())
+    config = load_config(path, request.overlay, os.environ).config
+    if request.journal_dir is not None:
+        config = attrs.evolve(config, journal_dir=request.journal_dir.absolute())
+    return config
+
+
+def _market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[FeedSource, Any]:
+    from adapters.databento.live import DatabentoSource
+
+    if config.is_demo:
+        return _demo_market(config, request, stack)
+    if config.databento_key is None:
+        raise OperatorError(
+            "no API key", where="DATABENTO_API_KEY", fix="export it (for the local gateway: the key it accepts)"
+        )
+    source = DatabentoSource(
+        key=config.databento_key.reveal(),
+        dataset=_dataset(config),
+        gateway=config.feed.gateway,
+        port=config.feed.port,
+        heartbeat_interval_s=config.feed.heartbeat_interval_s,
+    )
+    return source, lambda session: HistoryLoaded(tables=())
+
+
+def _demo_market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[FeedSource, Any]:
+    from adapters.databento.demo_history import demo_history
+    from adapters.databento.gateway import (
+        HOST,
+        LOCAL_KEY,
+        Gateway,
+        GatewayRequest,
+        GatewayThread,
+        build_source,
+        parse_speed,
+    )
+    from adapters.databento.live import DatabentoSource
+    from adapters.databento.market_simulator import SimulatedMarket
+
+    feed, _ = build_source(GatewayRequest(simulate=True, seed=request.seed))
+    speed = parse_speed(request.speed or DEMO_SPEED)
+    server = stack.enter_context(GatewayThread(Gateway(feed, keys=(LOCAL_KEY,), speed=speed)))
+    market = SimulatedMarket(request.seed)
+
+    def load_history(session: Session) -> HistoryLoaded:
+        return demo_history(market, session.date)
+
+    source = DatabentoSource(
+        key=LOCAL_KEY,
+        dataset=_dataset(config),
+        gateway=HOST,
+        port=server.port,
+        heartbeat_interval_s=config.feed.heartbeat_interval_s,
+    )
+    return source, load_history
+
+
+def _dataset(config: Config) -> str:
+    datasets = sorted({root.dataset for root in config.roots})
+    if len(datasets) != 1:
+        raise OperatorError(
+            f"one dataset per process, not {', '.join(datasets)}",
+            where=str(config.contract_map),
+            fix="run a process per dataset",
+        )
+    return datasets[0]
+
+
+def _webhook_maker(config: Config, stack: ExitStack) -> Any:
+    from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+    from adapters.traderspost.router import WebhookRouter
+
+    if config.webhook_url is not None:
+        url = config.webhook_url.reveal()
+    else:
+        # Paper mode without a URL: our own TradersPost, in the time that the session keeps.
+        clock: Any = "request" if config.clock == "feed" else "system"
+        url = stack.enter_context(LocalTradersPostThread(LocalTradersPost(clock=clock))).url
+    router = WebhookRouter(url, is_live=config.mode == "live")
+    log.info("orders go to", webhook=repr(router))
+    return lambda: WebhookRouter(url, is_live=config.mode == "live")
+
+
+# ---------------------------------------------------------------- servers
+
+
+def gateway_command(log_level: str, **options: Any) -> int:
+    """Run the gateway until a signal; the exit code."""
+    from adapters.databento.gateway import GatewayRequest, parse_speed, run_gateway
+
+    configure_logging(log_level, stream=sys.stderr)
+    trades = {} if options["trades"] is None else {"trades_per_session": options["trades"]}
+    request = GatewayRequest(
+        files=options["files"],
+        simulate=options["simulate"],
+        seed=options["seed"],
+        session=_date(options["session"]),
+        sessions=options["sessions"],
+        speed=None if options["speed"] is None else parse_speed(options["speed"]),
+        start_at=options["start_at"],
+        rebase=options["rebase"],
+        **trades,
+    )
+    return run_gateway(request, port=options["port"], key=options["key"], faults=options["faults"])
+
+
+def _date(text: str) -> dt.date:
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError as error:
+        raise OperatorError(f"{text!r} is no date", where="--session", fix="write 2024-05-01", exit_code=2) from error
+
+
+def traderspost_command(log_level: str, **options: Any) -> None:
+    """Run the local TradersPost until a signal."""
+    from adapters.traderspost.local_server import run_traderspost
+
+    configure_logging(log_level, stream=sys.stderr)
+    run_traderspost(
+        options["port"],
+        uuid=options["uuid"],
+        password=options["password"],
+        clock=options["clock"],
+        unavailable_roots=options["unavailable"],
+        faults=options["faults"],
+    )
+
+
+# ---------------------------------------------------------------- reading
+
+
+def open_segments(file: Path) -> Iterator[JournalFile]:
+    """Every segment of the session that `file` belongs to, one open at a time."""
+    codec = Codec()
+    for path in segments_of(file):
+        with JournalFile(path, codec) as journal:
+            yield journal
+
+
+def describe_config(path: Path | None, overlays: tuple[Path, ...]) -> list[tuple[str, str, str]]:
+    """(key, value, source) of the configuration that `live` would use."""
+    found = find_config(path, os.environ, Path.cwd())
+    return describe(load_config(found, overlays, os.environ))
+
+
+def replay_command(file: Path, *, as_json: bool, until: int | None) -> int:
+    """Replay every segment of a session; 0 identical, 1 diverged.
+
+    Raises JournalUnreadable (exit 2) for a file that is not the record any more.
+    """
+    started_s = time.perf_counter()
+    codec = Codec()
+    paths = segments_of(file)
+    replayed: list[SegmentReplay] = []
+    for path in paths:
+        with JournalFile(path, codec) as journal:
+            try:
+                journal.verify()
+            except JournalBroken as error:
+                raise JournalUnreadable(f"{path.name}: {error}") from error
+            result = replay(
+                journal.envelopes(),
+                parts=MACHINE_PARTS,
+                codec=codec,
+                is_finished=journal.head().status == "closed",
+                until=until if path == paths[-1] else None,
+            )
+        replayed.append(SegmentReplay(name=path.name, result=result))
+        if result.divergence is not None:
+            break
+    opened = replayed[-1].result.opened
+    running = RunningProgram(version=VERSION, code_digest=code_digest(), libraries=library_versions())
+    report = replay_report(replayed, running, opened, elapsed_s=time.perf_counter() - started_s)
+    click.echo(json.dumps(report) if as_json else "\n".join(replay_words(report)))
+    return 0 if report["identical"] else 1

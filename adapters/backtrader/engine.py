@@ -1,0 +1,371 @@
+"""The trading engine of one session: stepped Cerebro, journal-driven broker, IBS strategy.
+
+Implements `domain.ports.TradingEngine`; `build_engine` is the `EngineFactory`. It is
+a function of what it was built from and of the slices, clocks and order events it was
+given, in their order: rebuilt and fed the same again, it answers the same.
+
+Only bars of a root's active contract (rank 0) reach the root's feeds. A position or
+an order carried in an older contract has a minute feed of its own, which drives its
+stops and takes its exit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from itertools import groupby
+from typing import Any
+
+import attrs
+
+from adapters.backtrader.broker import JournalBroker, RequestNote
+from adapters.backtrader.feeds import TIMEFRAMES, SliceFeed, feed_name
+from adapters.backtrader.ibs_strategy import IbsStrategy
+from adapters.backtrader.roots import RootPlan, plans_of
+from adapters.backtrader.stepper import StepCerebro
+from domain.bars import Bar, BarTable, Timeframe
+from domain.events import (
+    Event,
+    OrderRequested,
+    RootMemory,
+    SessionOpened,
+    SignalEvaluated,
+    SliceClosed,
+    StateCarried,
+)
+from domain.gates import auto_close_deadline
+from domain.orders import Order, OrderState, Side, signal_id
+from domain.positions import Position, net_pnl
+from domain.units import HOUR, MINUTE, Nanos, Price, float_to_price
+
+_TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
+
+
+@attrs.frozen(kw_only=True)
+class _Feeds:
+    """The engine's feeds: per timeframe and contract for bars, per root for history."""
+
+    minutes: dict[str, SliceFeed]
+    hours: dict[str, SliceFeed]
+    days: dict[str, SliceFeed]
+    by_root: dict[tuple[str, Timeframe], SliceFeed]
+
+
+class CerebroEngine:
+    """Backtrader's Cerebro as a `TradingEngine`. Use `build_engine`.
+
+    Any exception in a turn leaves it unusable: every later call raises OurError.
+    """
+
+    def __init__(self, opened: SessionOpened, plans: Sequence[RootPlan]) -> None:
+        self._session = opened.session.date.isoformat()
+        self._settings = opened.strategy
+        self._roots = {root.root: root for root in opened.roots}
+        self._deadlines = {
+            plan.root: auto_close_deadline(
+                opened.strategy, opened.session.date, opened.session.hours_of(plan.root).close_ns
+            )
+            for plan in plans
+        }
+        self._signals: list[SignalEvaluated] = []
+        self._last_close: dict[str, Price] = {}
+        self._ordinals: dict[tuple[str, str, str], tuple[Nanos, int]] = {}
+        self._cerebro = StepCerebro(stdstats=False)
+        self._broker = JournalBroker()
+        self._cerebro.setbroker(self._broker)
+        self._feeds = self._add_feeds(plans)
+        self._cerebro.addstrategy(
+            IbsStrategy,
+            settings=opened.strategy,
+            plans=tuple(plans),
+            deadline_of=lambda root, _: self._deadlines[root],
+            listener=self._signals.append,
+        )
+        (self._strategy,) = self._cerebro.open(exactbars=1)
+
+    # --------------------------------------------------- TradingEngine
+
+    def step(self, closed: SliceClosed) -> tuple[SignalEvaluated | OrderRequested, ...]:
+        """One turn: every root's evaluation in order of root, then requests, exits first, entries by rank.
+
+        A slice without a bar of an active or held contract is no turn and gives ().
+        """
+        bars = self._bars_of(closed)
+        if not bars:
+            self._cerebro.require_usable()
+            return ()
+        self._cerebro.step(closed.ts, bars)
+        self._trim()
+        signals = tuple(self._signals)
+        self._signals.clear()
+        return signals + self._requested()
+
+    def on_clock(self, ts: Nanos) -> tuple[OrderRequested, ...]:
+        """Exits due at `ts`: the auto-close from its deadline on, and repeats of exits that ended unfilled."""
+        if not self._broker.positions:
+            self._cerebro.require_usable()
+            return ()
+        self._deliver()
+        with self._cerebro.pinned():
+            self._strategy.on_clock(ts)
+        return self._requested()
+
+    def notify(self, event: Event) -> None:
+        """Move the order that `event` is about; the strategy learns of it in the next turn."""
+        self._cerebro.require_usable()
+        with self._cerebro.pinned():
+            self._broker.apply(event)
+
+    def next_deadline(self) -> Nanos | None:
+        """The next auto-close (or its repetition) of a position that no exit is under way for."""
+        due = [
+            max(self._deadlines[root], self._strategy.exit_retry_ns(root))
+            for root in self._broker.positions
+            if not self._broker.has_open_exit(root)
+        ]
+        return Nanos(min(due)) if due else None
+
+    def memories(self) -> tuple[RootMemory, ...]:
+        """What must be carried, in order of root; counts everything that was notified."""
+        self._deliver()
+        memories: tuple[RootMemory, ...] = self._strategy.memories()
+        return memories
+
+    def close(self) -> None:
+        """End the engine. Nothing is sent and nothing is flushed."""
+        self._cerebro.close()
+
+    # ---------------------------------------------------------- turns
+
+    def _bars_of(self, closed: SliceClosed) -> list[tuple[SliceFeed, Bar]]:
+        bars: list[tuple[SliceFeed, Bar]] = []
+        for feeds, closing in (
+            (self._feeds.minutes, closed.minutes),
+            (self._feeds.hours, closed.hours),
+            (self._feeds.days, closed.days),
+        ):
+            for bar in closing:
+                feed = feeds.get(bar.contract)
+                if feed is not None:
+                    self._last_close[bar.contract] = bar.close
+                    bars.append((feed, bar))
+        return bars
+
+    def _deliver(self) -> None:
+        if self._broker.has_notifications:
+            self._cerebro.deliver()
+            self._trim()
+
+    def _trim(self) -> None:
+        """Forget finished orders and trades, which Backtrader keeps for ever."""
+        strategy = self._strategy
+        if strategy._orders:
+            strategy._orders.clear()
+            for trades_by_id in strategy._trades.values():
+                for trades in trades_by_id.values():
+                    del trades[:-1]
+
+    # -------------------------------------------------------- requests
+
+    def _requested(self) -> tuple[OrderRequested, ...]:
+        orders = self._broker.take_requests()
+        if not orders:
+            return ()
+        orders.sort(key=_rank)
+        return tuple(self._request_of(order) for order in orders)
+
+    def _request_of(self, order: Any) -> OrderRequested:
+        note: RequestNote = order.info.request
+        side: Side = "buy" if order.isbuy() else "sell"
+        id = signal_id(
+            session=self._session,
+            strategy=self._settings.name,
+            root=note.root,
+            contract=note.contract,
+            intent=note.intent,
+            side=side,
+            decided_ns=note.decided_ns,
+            ordinal=self._next_ordinal(note),
+        )
+        self._broker.register(id, order)
+        held = self._broker.positions.get(note.root) if note.intent == "exit" else None
+        last_close = self._last_close.get(note.contract, note.price)
+        is_limit = order.exectype == order.Limit
+        return OrderRequested(
+            root=note.root,
+            signal_id=id,
+            contract=note.contract,
+            intent=note.intent,
+            side=side,
+            quantity=abs(int(order.size)),
+            order_type="limit" if is_limit else "market",
+            limit_price=float_to_price(order.price) if is_limit else None,
+            reference_price=last_close,
+            decided_ns=note.decided_ns,
+            bar_ns=note.bar_ns,
+            reason=note.reason,
+            ibs=note.ibs,
+            probability=note.probability,
+            threshold=note.threshold,
+            entry_signal_id=None if held is None else held.entry_signal_id,
+            bars_held=note.bars_held,
+            pnl_assumed=None if held is None else self._pnl(held, last_close),
+        )
+
+    def _next_ordinal(self, note: RequestNote) -> int:
+        # One entry per root, contract and intent: an older decision never comes again.
+        key = (note.root, note.contract, note.intent)
+        decided, ordinal = self._ordinals.get(key, (None, 0))
+        ordinal = ordinal + 1 if decided == note.decided_ns else 0
+        self._ordinals[key] = (note.decided_ns, ordinal)
+        return ordinal
+
+    def _pnl(self, held: Position, price: Price) -> Decimal:
+        root = self._roots[held.root]
+        return net_pnl(
+            entry=held.price,
+            exit=price,
+            quantity=held.quantity,
+            multiplier=root.order_spec.multiplier,
+            commission_per_side=root.commission_per_side,
+        )
+
+    # --------------------------------------------------------- opening
+
+    def _add_feeds(self, plans: Sequence[RootPlan]) -> _Feeds:
+        by_root: dict[tuple[str, Timeframe], SliceFeed] = {}
+        of_contract: dict[Timeframe, dict[str, SliceFeed]] = {timeframe: {} for timeframe in _TIMEFRAMES}
+        for timeframe in _TIMEFRAMES:
+            for plan in plans:
+                feed = self._add_feed(feed_name(plan.root, timeframe), timeframe)
+                by_root[plan.root, timeframe] = of_contract[timeframe][plan.contract] = feed
+        for plan in plans:
+            for contract in plan.held_contracts:
+                of_contract["1m"][contract] = self._add_feed(feed_name(plan.root, "1m", contract), "1m")
+            for contract in (plan.contract, *plan.held_contracts):
+                root = self._roots[plan.root]
+                self._broker.use_feed(
+                    contract,
+                    of_contract["1m"][contract],
+                    multiplier=float(root.order_spec.multiplier),
+                    commission=float(root.commission_per_side),
+                )
+        return _Feeds(minutes=of_contract["1m"], hours=of_contract["1h"], days=of_contract["1d"], by_root=by_root)
+
+    def _add_feed(self, name: str, timeframe: Timeframe) -> SliceFeed:
+        feed = SliceFeed(**TIMEFRAMES[timeframe])
+        self._cerebro.adddata(feed, name=name)
+        return feed
+
+    def warm_up(self, tables: Sequence[BarTable], plans: Sequence[RootPlan]) -> Nanos:
+        """Step completed bars through the engine without decisions; returns the last stamp (0 without bars)."""
+        active = {plan.root: plan.contract for plan in plans}
+        rows: list[tuple[Nanos, SliceFeed, Bar]] = []
+        for table in tables:
+            feed = self._feeds.by_root.get((table.root, table.timeframe))
+            if feed is not None:
+                rows += [(bar.ts_end, feed, bar) for bar in table.bars()]
+        rows.sort(key=lambda row: row[0])
+        self._strategy.phase = "warm_up"
+        for ts, group in groupby(rows, key=lambda row: row[0]):
+            bars = [(feed, bar) for _, feed, bar in group]
+            self._cerebro.step(ts, bars)
+            for _, bar in bars:
+                # The tables are shifted to the active contract's level, whichever contract a row names.
+                self._last_close[active[bar.root]] = bar.close
+        return rows[-1][0] if rows else Nanos(0)
+
+    def anchor(self, ts: Nanos, plans: Sequence[RootPlan], carried: StateCarried | None) -> None:
+        """Give every minute feed one bar of the last known price: Backtrader cannot order on an empty feed.
+
+        No decision sees it; where no price is known at all it is 0 and only marks the time.
+        """
+        known = dict(self._last_close)
+        for position in carried.positions if carried else ():
+            known.setdefault(position.contract, position.price)
+        self._strategy.phase = "anchor"
+        bars = []
+        for plan in plans:
+            for contract in (plan.contract, *plan.held_contracts):
+                bar = _flat_bar(plan.root, contract, ts, known.get(contract, Price(0)))
+                bars.append((self._feeds.minutes[contract], bar))
+        self._cerebro.step(ts, bars)
+
+    def arm(self, carried: StateCarried | None) -> None:
+        """Take up what was carried and let the strategy decide from now on."""
+        if carried is not None:
+            with self._cerebro.pinned():
+                self._restore(carried)
+        self._strategy.phase = "armed"
+
+    def _restore(self, carried: StateCarried) -> None:
+        memories = {memory.root: memory for memory in carried.memories}
+        unsettled = {order.signal_id for order in carried.orders if order.state is OrderState.AMBIGUOUS}
+        for position in carried.positions:
+            trade = self._broker.restore_position(position)
+            if position.entry_signal_id not in unsettled:
+                # Backtrader closes this trade when the exit fills; an unsettled entry opens its own.
+                self._strategy._trades[trade.data][0].append(trade)
+                self._strategy.restore_position(position, None)
+        for order in carried.orders:
+            if order.state.is_final:
+                continue
+            memory = memories.get(order.root)
+            restored = self._broker.restore_order(order, self._note_of(order, memory))
+            if order.intent == "entry" and order.state is OrderState.AMBIGUOUS:
+                self._strategy.restore_position(self._broker.positions[order.root], restored.ref)
+            else:
+                self._strategy.restore_order(restored)
+        for memory in carried.memories:
+            if memory.root in self._deadlines:
+                self._strategy.restore_memory(memory)
+
+    def _note_of(self, order: Order, memory: RootMemory | None) -> RequestNote:
+        """The note of a carried order. An UNKNOWN entry of no known price counts as bought at 0: it leaves at once."""
+        price = order.limit_price if order.limit_price is not None else self._last_close.get(order.contract)
+        return RequestNote(
+            root=order.root,
+            contract=order.contract,
+            intent=order.intent,
+            reason=memory.last_exit_reason if memory is not None and order.intent == "exit" else "carried",
+            decided_ns=order.decided_ns,
+            bar_ns=HOUR if self._settings.decision_timeframe == "1h" else MINUTE,
+            price=Price(0) if price is None else price,
+            bars_held=None if memory is None else memory.bars_held,
+        )
+
+
+def build_engine(opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable]) -> CerebroEngine:
+    """The engine of one session: warmed up on `tables` without decisions, holding what was carried, armed.
+
+    Raises OperatorError when a carried position or order is in a root the session does not trade.
+    """
+    plans = plans_of(opened, carried)
+    engine = CerebroEngine(opened, plans)
+    last = engine.warm_up(tables, plans)
+    engine.anchor(max(last, opened.session.start_ns), plans, carried)
+    engine.arm(carried)
+    return engine
+
+
+def _flat_bar(root: str, contract: str, ts: Nanos, price: Price) -> Bar:
+    return Bar(
+        root=root,
+        contract=contract,
+        ts_start=Nanos(ts - MINUTE),
+        ts_end=ts,
+        open=price,
+        high=price,
+        low=price,
+        close=price,
+        volume=0,
+        trades=0,
+    )
+
+
+def _rank(order: Any) -> tuple[bool, float, str]:
+    """Exits first, in order of root; then entries by probability over threshold, then root."""
+    note: RequestNote = order.info.request
+    if note.intent == "exit" or note.probability is None or note.threshold is None:
+        return (note.intent != "exit", 0.0, note.root)
+    return (True, note.threshold - note.probability, note.root)

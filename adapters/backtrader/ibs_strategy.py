@@ -1,0 +1,341 @@
+"""The IBS strategy, long only: the same class in the stepped engine and in a plain `cerebro.run()`.
+
+It reads closed bars from its feeds (`ROOT@1m` and, with hour bars deciding, `ROOT@1h`),
+keeps windows of its own (Backtrader's lines may hold one bar under exactbars=1), and
+decides on integer prices, so that a backtest and the live engine give the same bits.
+Orders go to the minute feed of the contract. On every decision bar of every root all
+gates are evaluated and one SignalEvaluated is given to `listener`.
+
+It knows neither journal nor broker: positions and unfinished orders are what
+`notify_order` told. An exit that is due stays due until the position is closed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any, Literal
+
+import backtrader as bt
+
+from adapters.backtrader.broker import RequestNote
+from adapters.backtrader.feeds import feed_name, nanos_of
+from adapters.backtrader.roots import DecisionBar, FeedReader, Holding, RootPlan, RootState, holding_at
+from domain.errors import OurError
+from domain.events import RootMemory, SignalEvaluated, Verdict
+from domain.gates import (
+    Gate,
+    cooldown_gate,
+    first_refusal,
+    ibs_gate,
+    near_auto_close_gate,
+    parse_window,
+    pending_gate,
+    pivot_gate,
+    position_gate,
+    time_gate,
+    veto_gate,
+    warmup_gate,
+)
+from domain.ibs import StrategySettings, internal_bar_strength
+from domain.positions import Position
+from domain.units import HOUR, MINUTE, SECOND, Nanos, Price, float_to_price, price_to_float, round_to_tick
+
+EXIT_RETRY = MINUTE
+"""An exit that ended without a fill is asked for again after this long."""
+
+Deadline = Callable[[str, Nanos], Nanos | None]
+"""(root, ts) -> auto-close deadline of the session in which a bar ending at `ts` lies; None when unknown."""
+
+
+class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
+    """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `listener`.
+
+    Without a listener the evaluations are kept in `signals`. Its feeds must be this
+    package's. `phase` is "armed" unless the engine warms it up: "warm_up" fills the
+    windows without decisions, "anchor" ignores the bars.
+    """
+
+    params = (("settings", None), ("plans", ()), ("deadline_of", None), ("listener", None))
+
+    def __init__(self) -> None:
+        if self.p.settings is None or self.p.deadline_of is None or not self.p.plans:
+            raise OurError("IbsStrategy needs settings, plans and deadline_of")
+        self.settings: StrategySettings = self.p.settings
+        self.deadline_of: Deadline = self.p.deadline_of
+        self.signals: list[SignalEvaluated] = []
+        self.phase: Literal["armed", "warm_up", "anchor"] = "armed"
+        self._listener: Callable[[SignalEvaluated], None] = self.p.listener or self.signals.append
+        self._windows = tuple(parse_window(text) for text in self.settings.entry_windows)
+        self._decision_ns = HOUR if self.settings.decision_timeframe == "1h" else MINUTE
+        self._now = Nanos(0)
+        plans: tuple[RootPlan, ...] = self.p.plans
+        self._roots = {plan.root: self._state_of(plan) for plan in sorted(plans, key=lambda plan: plan.root)}
+        self._states = tuple(self._roots.values())
+
+    def _state_of(self, plan: RootPlan) -> RootState:
+        minutes = {plan.contract: FeedReader(self.getdatabyname(feed_name(plan.root, "1m")))}
+        for contract in plan.held_contracts:
+            minutes[contract] = FeedReader(self.getdatabyname(feed_name(plan.root, "1m", contract)))
+        timeframe = self.settings.decision_timeframe
+        if timeframe == "1m":
+            return RootState(plan, minutes, minutes[plan.contract])
+        return RootState(plan, minutes, FeedReader(self.getdatabyname(feed_name(plan.root, timeframe))))
+
+    # ------------------------------------------------------------ one turn
+
+    def prenext(self) -> None:
+        # Backtrader waits for a bar of every feed; a root must not wait for another.
+        self.next()
+
+    def next(self) -> None:
+        fresh: FeedReader | None = None
+        for state in self._states:
+            for feed in state.readers:
+                if feed.poll():
+                    fresh = feed
+        if self.phase == "anchor":
+            return
+        stamp = self.lines.datetime[0] if fresh is None else fresh.stamp[0]
+        self._now = nanos_of(stamp, after=self._now)
+        for state in self._states:
+            bar = self._take_bar(state) if state.decisions.is_fresh else None
+            if self.phase == "warm_up":
+                continue
+            if state.holding is not None:
+                self._look_for_exit(state, state.holding, bar)
+            if bar is not None:
+                self._decide(state, bar)
+            elif state.exit_due:
+                self._request_exit(state, self._now, None)
+
+    def _take_bar(self, state: RootState) -> DecisionBar:
+        lines = state.decisions.data.lines
+        high, low, close = float_to_price(lines.high[0]), float_to_price(lines.low[0]), float_to_price(lines.close[0])
+        state.highs.append(high)
+        state.lows.append(low)
+        state.completed += 1
+        start = Nanos(self._now - round(lines.length_s[0] * SECOND))
+        ibs = internal_bar_strength(high=high, low=low, close=close)
+        return DecisionBar(start=start, end=self._now, close=close, ibs=ibs)
+
+    def _decide(self, state: RootState, bar: DecisionBar) -> None:
+        gates = self._gates(state, bar)
+        refusal = first_refusal(gates)
+        holding = state.holding
+        reason = "" if refusal is None else refusal.reason
+        verdict: Verdict
+        if state.exit_due and self._request_exit(state, self._now, bar):
+            verdict, reason = "exit", state.exit_due
+        elif holding is not None:
+            verdict = "hold"
+        elif refusal is not None:
+            verdict = "refuse"
+        else:
+            verdict = "enter"
+            self._request_entry(state, bar)
+        if state.cooldown_left:
+            state.cooldown_left -= 1
+        self._listener(
+            SignalEvaluated(
+                root=state.plan.root,
+                contract=state.plan.contract,
+                ts=bar.end,
+                bar_start=bar.start,
+                close=bar.close,
+                ibs=bar.ibs.value,
+                gates=gates,
+                probability=None,
+                threshold=None,
+                position=0 if holding is None else holding.quantity,
+                verdict=verdict,
+                reason=reason,
+            )
+        )
+
+    def _gates(self, state: RootState, bar: DecisionBar) -> tuple[Gate, ...]:
+        settings, holding = self.settings, state.holding
+        if settings.pivot_gate:
+            pivot = pivot_gate(bar.close, list(state.highs), list(state.lows), settings.pivot_strength)
+        else:
+            pivot = Gate(name="pivot", is_passed=True, value="off")
+        return (
+            warmup_gate(state.completed, settings),
+            time_gate(bar.start, self._windows),
+            ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
+            pivot,
+            near_auto_close_gate(bar.end, self.deadline_of(state.plan.root, bar.end), settings),
+            position_gate(
+                0 if holding is None else holding.quantity, is_unknown=holding is not None and holding.is_unknown
+            ),
+            pending_gate(state.order_intent),
+            cooldown_gate(state.cooldown_left),
+            veto_gate(settings),
+        )
+
+    # ---------------------------------------------------------------- exits
+
+    def _look_for_exit(self, state: RootState, holding: Holding, bar: DecisionBar | None) -> None:
+        """Make the first matching exit due. A bar that ended before the fill (the signal bar) is none of it."""
+        is_later = self._now > holding.opened_ns
+        if bar is not None and is_later and bar.start > holding.opened_ns:
+            state.bars_held += 1
+        if state.exit_due:
+            return
+        minute = state.minutes[holding.contract]
+        if minute.is_fresh and is_later:
+            close = float_to_price(minute.close[0])
+            if close <= holding.stop_at:
+                state.exit_due = "stop"
+            elif close >= holding.target_at:
+                state.exit_due = "target"
+        if bar is not None and is_later and not state.exit_due:
+            settings = self.settings
+            if not bar.ibs.is_zero_range and settings.exit_ibs_low <= bar.ibs.value <= settings.exit_ibs_high:
+                state.exit_due = "ibs"
+            elif state.bars_held >= settings.exit_after_bars:
+                state.exit_due = "bar_stop"
+        if not state.exit_due:
+            self._look_at_clock(state, self._now)
+
+    def _look_at_clock(self, state: RootState, ts: Nanos) -> None:
+        deadline = self.deadline_of(state.plan.root, ts)
+        if deadline is not None and ts >= deadline:
+            state.exit_due = "auto_close"
+
+    def on_clock(self, ts: Nanos) -> None:
+        """Ask for the exits that the time alone demands: the auto-close needs neither bar nor feed."""
+        for state in self._states:
+            if state.holding is None:
+                continue
+            if not state.exit_due:
+                self._look_at_clock(state, ts)
+            if state.exit_due:
+                self._request_exit(state, ts, None)
+
+    def exit_retry_ns(self, root: str) -> Nanos:
+        """The earliest moment at which an exit of `root` may be asked for (again)."""
+        return self._roots[root].exit_retry_ns
+
+    def _request_exit(self, state: RootState, ts: Nanos, bar: DecisionBar | None) -> bool:
+        """Sell what is held, unless an order is unfinished or the last attempt is too recent."""
+        holding = state.holding
+        if holding is None or state.order_ref is not None or ts < state.exit_retry_ns:
+            return False
+        reason = state.exit_due
+        if reason == "auto_close":
+            deadline = self.deadline_of(state.plan.root, ts)
+            # The first one is decided by the deadline, a repeated one by the moment it is repeated.
+            decided = ts if state.is_auto_close_asked or deadline is None else deadline
+            state.is_auto_close_asked, bar_ns = True, Nanos(0)
+        else:
+            decided, bar_ns = ts, self._decision_ns if reason in ("ibs", "bar_stop") else MINUTE
+        feed = state.minutes[holding.contract]
+        note = RequestNote(
+            root=state.plan.root,
+            contract=holding.contract,
+            intent="exit",
+            reason=reason,
+            decided_ns=decided,
+            bar_ns=bar_ns,
+            price=float_to_price(feed.close[0]),
+            ibs=bar.ibs.value if bar is not None and reason == "ibs" else None,
+            bars_held=state.bars_held,
+        )
+        state.exit_retry_ns = Nanos(ts + EXIT_RETRY)
+        order = self.sell(data=feed.data, size=holding.quantity, request=note)
+        state.await_order(order.ref, "exit")
+        return True
+
+    # -------------------------------------------------------------- entries
+
+    def _request_entry(self, state: RootState, bar: DecisionBar) -> None:
+        plan, settings = state.plan, self.settings
+        note = RequestNote(
+            root=plan.root,
+            contract=plan.contract,
+            intent="entry",
+            reason="ibs",
+            decided_ns=bar.end,
+            bar_ns=self._decision_ns,
+            price=bar.close,
+            ibs=bar.ibs.value,
+        )
+        how: dict[str, Any] = {}
+        if settings.entry_order == "limit":
+            limit = round_to_tick(bar.close, plan.tick_size, up=False)
+            # `valid` is for a backtest's broker; live, the journal says when the order has ended.
+            valid = dt.timedelta(seconds=settings.cancel_after_s)
+            how = {"exectype": bt.Order.Limit, "price": price_to_float(limit), "valid": valid}
+        feed = state.minutes[plan.contract]
+        order = self.buy(data=feed.data, size=plan.quantity, request=note, **how)
+        state.await_order(order.ref, "entry")
+
+    # -------------------------------------------------- what became of them
+
+    def notify_order(self, order: Any) -> None:
+        note: RequestNote = order.info.request
+        state = self._roots[note.root]
+        is_suspect = bool(order.info.get("is_ambiguous"))
+        if order.alive():
+            if is_suspect and note.intent == "entry" and order.ref == state.order_ref:
+                # Held for all we know; the order no longer stands in the way of an exit.
+                state.forget_order()
+                self._open(state, order, note.decided_ns, note.price, is_unknown=True)
+            return
+        if order.ref == state.order_ref:
+            state.forget_order()
+        if order.status == order.Completed:
+            if note.intent == "entry":
+                self._open(state, order, self._fill_time(order), float_to_price(order.executed.price))
+            else:
+                state.leave(note.reason, self.settings)
+        elif state.holding is not None and state.holding.is_unknown and state.holding.order_ref == order.ref:
+            state.forget_holding()
+
+    def _fill_time(self, order: Any) -> Nanos:
+        known: Nanos | None = order.info.get("fill_ns")
+        # A backtest's broker fills inside a minute bar and stamps the fill with the bar's end.
+        return Nanos(nanos_of(order.executed.dt) - MINUTE) if known is None else known
+
+    def _open(self, state: RootState, order: Any, opened_ns: Nanos, price: Price, *, is_unknown: bool = False) -> None:
+        state.hold(
+            holding_at(
+                price,
+                self.settings,
+                contract=order.info.request.contract,
+                quantity=int(order.size),
+                opened_ns=opened_ns,
+                order_ref=order.ref,
+                is_unknown=is_unknown,
+            )
+        )
+
+    # -------------------------------------------------------- carried state
+
+    def restore_position(self, position: Position, order_ref: int | None) -> None:
+        """Hold a carried position; `order_ref` is its entry's while that is still open (UNKNOWN)."""
+        self._roots[position.root].hold(
+            holding_at(
+                position.price,
+                self.settings,
+                contract=position.contract,
+                quantity=position.quantity,
+                opened_ns=position.opened_ns,
+                order_ref=order_ref,
+                is_unknown=position.is_unknown,
+            )
+        )
+
+    def restore_order(self, order: Any) -> None:
+        """Wait for a carried, unfinished order."""
+        note: RequestNote = order.info.request
+        self._roots[note.root].await_order(order.ref, note.intent)
+
+    def restore_memory(self, memory: RootMemory) -> None:
+        """Take up what a root remembers; after its position."""
+        self._roots[memory.root].restore(memory)
+
+    def memories(self) -> tuple[RootMemory, ...]:
+        """What must be carried, in order of root."""
+        return tuple(state.memory() for state in self._states)

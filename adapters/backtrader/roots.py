@@ -1,0 +1,212 @@
+"""What the strategy knows of one root: its plan, its feeds, its window of bars, its position and order."""
+
+from __future__ import annotations
+
+from collections import deque
+from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from typing import Any
+
+import attrs
+
+from domain.errors import OperatorError, OurError
+from domain.events import RootMemory, SessionOpened, StateCarried
+from domain.ibs import Ibs, StrategySettings
+from domain.orders import Intent
+from domain.units import Nanos, Price
+
+WINDOW_BARS = 250
+"""Decision bars of each root that the gates may look back on."""
+
+
+@attrs.frozen(kw_only=True)
+class RootPlan:
+    """What the strategy trades of one root.
+
+    `tick_size` is the data product's; `held_contracts` are older contracts that a carried
+    position or order is in: each has a minute feed of its own, which drives its stops.
+    """
+
+    root: str
+    contract: str
+    quantity: int
+    tick_size: Price
+    held_contracts: tuple[str, ...] = ()
+
+
+def plans_of(opened: SessionOpened, carried: StateCarried | None) -> tuple[RootPlan, ...]:
+    """The plans of the session's traded roots, in its order; a root without a rank-0 contract has none.
+
+    Raises OperatorError when a position or an order is carried in a root without a plan.
+    """
+    active = {contract.root: contract.raw_symbol for contract in opened.contracts if contract.rank == 0}
+    held = _held_contracts(carried, active)
+    plans = []
+    for root in opened.roots:
+        contract = active.get(root.root)
+        if not root.is_reference and contract is not None:
+            plans.append(
+                RootPlan(
+                    root=root.root,
+                    contract=contract,
+                    quantity=root.quantity,
+                    tick_size=root.data_spec.tick_size,
+                    held_contracts=tuple(held.pop(root.root, ())),
+                )
+            )
+    if held:
+        raise OperatorError(
+            f"a position or an order is carried in {', '.join(sorted(held))}, which this session does not trade",
+            where="symbols",
+            fix="keep the root in the universe until it is flat",
+        )
+    return tuple(plans)
+
+
+def _held_contracts(carried: StateCarried | None, active: dict[str, str | None]) -> dict[str, list[str]]:
+    """By root with a carried position or unfinished order: its contracts other than the active one."""
+    held: dict[str, list[str]] = {}
+    if carried is None:
+        return held
+    places = [(position.root, position.contract) for position in carried.positions]
+    places += [(order.root, order.contract) for order in carried.orders if not order.state.is_final]
+    for root, contract in places:
+        contracts = held.setdefault(root, [])
+        if contract != active.get(root) and contract not in contracts:
+            contracts.append(contract)
+    return held
+
+
+@attrs.frozen(kw_only=True)
+class Holding:
+    """A position as the strategy sees it: at or below `stop_at`, at or above `target_at` it leaves."""
+
+    contract: str
+    quantity: int
+    opened_ns: Nanos
+    stop_at: Price
+    target_at: Price
+    order_ref: int | None
+    """Of the entry; its end without a fill ends an UNKNOWN holding."""
+    is_unknown: bool
+
+
+def holding_at(
+    price: Price,
+    settings: StrategySettings,
+    *,
+    contract: str,
+    quantity: int,
+    opened_ns: Nanos,
+    order_ref: int | None,
+    is_unknown: bool,
+) -> Holding:
+    """The holding filled at `price`. The levels are integers that decide as the exact ones would.
+
+    Raises OurError for anything but a long position.
+    """
+    if quantity <= 0:
+        raise OurError(f"{contract}: a long-only strategy holds {quantity}")
+    percent = abs(Decimal(price)) / 100  # of the size: prices have been negative (CL, April 2020)
+    return Holding(
+        contract=contract,
+        quantity=quantity,
+        opened_ns=opened_ns,
+        stop_at=Price(int((price - percent * settings.stop_pct).to_integral_value(ROUND_FLOOR))),
+        target_at=Price(int((price + percent * settings.target_pct).to_integral_value(ROUND_CEILING))),
+        order_ref=order_ref,
+        is_unknown=is_unknown,
+    )
+
+
+@attrs.frozen(kw_only=True)
+class DecisionBar:
+    """What of a decision bar decides; `start` inclusive, `end` exclusive."""
+
+    start: Nanos
+    end: Nanos
+    close: Price
+    ibs: Ibs
+
+
+class FeedReader:
+    """One of Backtrader's feeds, and whether it has a bar in this turn."""
+
+    __slots__ = ("_first", "_seen", "close", "data", "is_fresh", "stamp")
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        self.stamp, self.close = data.lines.datetime, data.lines.close
+        self._first, self._seen = data.lines[0], 0
+        self.is_fresh = False
+
+    def poll(self) -> bool:
+        """True when a bar has come since the last call: once a turn, for every feed."""
+        # lencount directly: len() of a feed is four calls, for every feed in every turn.
+        count = self._first.lencount
+        self.is_fresh = count != self._seen
+        self._seen = count
+        return self.is_fresh
+
+
+class RootState:
+    """Everything that changes: windows, holding, unfinished order, the exit that is due, counters.
+
+    `exit_due` is the reason of an exit that has been decided and not yet filled: it stays.
+    """
+
+    def __init__(self, plan: RootPlan, minutes: dict[str, FeedReader], decisions: FeedReader) -> None:
+        self.plan, self.minutes, self.decisions = plan, minutes, decisions
+        self.readers = (*minutes.values(), *(() if decisions in minutes.values() else (decisions,)))
+        self.highs: deque[Price] = deque(maxlen=WINDOW_BARS)
+        self.lows: deque[Price] = deque(maxlen=WINDOW_BARS)
+        self.completed = 0
+        self.holding: Holding | None = None
+        self.order_ref: int | None = None
+        self.order_intent: Intent | None = None
+        self.exit_due = ""
+        self.exit_retry_ns = Nanos(0)
+        self.is_auto_close_asked = False
+        self.bars_held = 0
+        self.cooldown_left = 0
+        self.last_exit_reason = ""
+
+    def await_order(self, ref: int, intent: Intent) -> None:
+        """Nothing else is asked for this root until the order has ended."""
+        self.order_ref, self.order_intent = ref, intent
+
+    def forget_order(self) -> None:
+        self.order_ref = self.order_intent = None
+
+    def hold(self, holding: Holding) -> None:
+        """A new position, or a better knowledge of the one held."""
+        if self.holding is None or self.holding.order_ref != holding.order_ref:
+            self.forget_holding()
+            self.exit_retry_ns = Nanos(0)
+        self.holding = holding
+
+    def leave(self, reason: str, settings: StrategySettings) -> None:
+        """The position is closed: the cooldown starts."""
+        self.last_exit_reason = reason
+        after_stop = settings.cooldown_after_stop_bars if reason == "stop" else 0
+        self.cooldown_left = max(settings.cooldown_bars, after_stop)
+        self.forget_holding()
+
+    def forget_holding(self) -> None:
+        self.holding, self.bars_held, self.exit_due, self.is_auto_close_asked = None, 0, "", False
+
+    def memory(self) -> RootMemory:
+        """What the next session needs. With a position, `last_exit_reason` is the exit that is due."""
+        return RootMemory(
+            root=self.plan.root,
+            bars_held=self.bars_held,
+            cooldown_left=self.cooldown_left,
+            last_exit_reason=self.last_exit_reason if self.holding is None else self.exit_due,
+        )
+
+    def restore(self, memory: RootMemory) -> None:
+        """Take up a memory; call it after the holding has been restored."""
+        self.bars_held, self.cooldown_left = memory.bars_held, memory.cooldown_left
+        if self.holding is None:
+            self.last_exit_reason = memory.last_exit_reason
+        else:
+            self.exit_due = memory.last_exit_reason

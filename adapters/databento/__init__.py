@@ -1,0 +1,1 @@
+"""Databento: the live session, recorded files, and a local gateway. Only this package imports the vendor's client."""

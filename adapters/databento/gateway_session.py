@@ -1,0 +1,364 @@
+"""One client's session at the gateway: authentication, subscriptions, replay, then the live stream.
+
+Speaks the control lines and the order of records that the vendor's client expects;
+which records there are and what time it is come from the feed. Requests that the
+protocol rules out are answered with an error record, never ignored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import secrets
+import time
+from collections.abc import Collection, Mapping
+
+import attrs
+import numpy as np
+import structlog
+
+from adapters.databento.gateway_faults import FaultKind, FaultPlan
+from adapters.databento.gateway_feed import Feed, Pacer, Position
+from adapters.databento.gateway_wire import (
+    HEARTBEAT,
+    INVALID_SUBSCRIPTION,
+    REPLAY_COMPLETED,
+    SUBSCRIPTION_ACK,
+    SYMBOL_RESOLUTION_FAILED,
+    Wire,
+)
+from domain.market import TradeArray
+from domain.units import SECOND, UNDEF_TIMESTAMP, Nanos
+
+log = structlog.get_logger(__name__)
+
+END_OF_DATA = "End of data"
+"""Text of the heartbeat-coded SystemMsg that ends the data; its ts_event is the data's exclusive end."""
+LSG_VERSION = "0.7.2"
+SCHEMA = "trades"
+STYPES_IN = ("raw_symbol", "instrument_id", "parent", "continuous")
+
+_KEY_SUFFIX = 5
+_AUTH_TIMEOUT_S = 30.0
+_HEARTBEAT_DEFAULT_S = 30
+_HEARTBEAT_POLL_S = 0.25
+_CHUNK = 1 << 15
+"""Records per write (1.5 MB): large enough for no per-record cost, small enough to share the loop."""
+_CLOCK_SKEW = Nanos(1 * SECOND)
+"""A record's ts_recv may precede its ts_event by this much: two machines' clocks."""
+
+
+@attrs.frozen(kw_only=True)
+class Subscription:
+    """One complete subscription request."""
+
+    id: str
+    stype_in: str
+    symbols: tuple[str, ...]
+    start_ns: Nanos | None
+
+
+class RequestRefused(Exception):
+    """A control line that the protocol rules out; the text is for the client."""
+
+
+class GatewaySession:
+    """Serves one connection until either side closes it."""
+
+    def __init__(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        session_id: str,
+        feed: Feed,
+        keys: Collection[str],
+        faults: FaultPlan,
+    ) -> None:
+        self._reader, self._writer = reader, writer
+        self._id, self._feed, self._keys, self._faults = session_id, feed, keys, faults
+        self._wire: Wire | None = None
+        self._heartbeat_s = float(_HEARTBEAT_DEFAULT_S)
+        self._partial_symbols: list[str] = []
+        self._subscriptions: list[Subscription] = []
+        self._ids = np.zeros(0, np.uint32)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._is_started = False
+
+    async def run(self) -> None:
+        """Serve until the connection ends; a client that vanishes is not an error."""
+        try:
+            wire = await self._authenticate()
+            if wire is not None:
+                self._wire = wire
+                await self._control(wire)
+        except (ConnectionError, TimeoutError) as error:
+            log.debug("client gone", session_id=self._id, reason=str(error))
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            self._writer.close()
+
+    def abort(self) -> None:
+        """Drop the connection at once."""
+        self._writer.transport.abort()
+
+    # -- authentication ----------------------------------------------------------------
+
+    async def _authenticate(self) -> Wire | None:
+        """The wire of an accepted client; None when it was refused."""
+        challenge = secrets.token_urlsafe(24)
+        self._writer.write(f"lsg_version={LSG_VERSION}\ncram={challenge}\n".encode())
+        line = await asyncio.wait_for(self._reader.readline(), _AUTH_TIMEOUT_S)
+        request = parse_control_line(line)
+        refusal = self._refusal(challenge, request)
+        if refusal is not None:
+            log.info("client refused", session_id=self._id, reason=refusal)
+            await self._reply(f"success=0|error={refusal}\n")
+            return None
+        self._heartbeat_s = float(request.get("heartbeat_interval_s", _HEARTBEAT_DEFAULT_S))
+        await self._reply(f"success=1|session_id={self._id}\n")
+        return Wire(
+            self._writer,
+            now_ns=lambda: self._feed.now_ns,
+            has_ts_out=request.get("ts_out") == "1",
+            is_compressed=request.get("compression") == "zstd",
+        )
+
+    def _refusal(self, challenge: str, request: Mapping[str, str]) -> str | None:
+        # partition, not rpartition: the key's last characters may hold a hyphen, the digest never does.
+        response, _, suffix = request.get("auth", "").partition("-")
+        is_known = any(
+            suffix == key[-_KEY_SUFFIX:]
+            and hmac.compare_digest(response, hashlib.sha256(f"{challenge}|{key}".encode()).hexdigest())
+            for key in self._keys
+        )
+        if not is_known:
+            return "User authentication failed"
+        if request.get("dataset") != self._feed.source.dataset:
+            return f"Dataset {request.get('dataset')} is not served here, only {self._feed.source.dataset}"
+        if request.get("encoding") != "dbn":
+            return "Only the encoding dbn is served"
+        if request.get("compression", "none") not in ("none", "zstd"):
+            return "Only the compressions none and zstd are served"
+        if not _is_positive(request.get("heartbeat_interval_s", str(_HEARTBEAT_DEFAULT_S))):
+            return "heartbeat_interval_s must be a whole number of seconds above 0"
+        return None
+
+    async def _reply(self, line: str) -> None:
+        self._writer.write(line.encode())
+        await self._writer.drain()
+
+    # -- control lines -----------------------------------------------------------------
+
+    async def _control(self, wire: Wire) -> None:
+        while line := await self._reader.readline():
+            request = parse_control_line(line)
+            try:
+                if "start_session" in request:
+                    self._start(wire)
+                else:
+                    self._subscribe(wire, request)
+            except RequestRefused as refusal:
+                log.info("request refused", session_id=self._id, reason=str(refusal))
+                if not self._is_started:
+                    wire.metadata(self._feed.source.dataset)
+                wire.error(INVALID_SUBSCRIPTION, str(refusal))
+                wire.fin()
+                return
+
+    def _start(self, wire: Wire) -> None:
+        if self._is_started:
+            raise RequestRefused("the session has started already")
+        self._is_started = True
+        self._tasks = [asyncio.create_task(self._stream(wire)), asyncio.create_task(self._heartbeats(wire))]
+        for task in self._tasks:
+            task.add_done_callback(self._task_ended)
+
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        """Reset a connection whose stream has died: the client would wait for it in vain."""
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        if not isinstance(error, ConnectionError):
+            log.error("session failed", session_id=self._id, exc_info=error)
+        self.abort()
+
+    def _subscribe(self, wire: Wire, request: Mapping[str, str]) -> None:
+        self._partial_symbols += [symbol for symbol in request.get("symbols", "").split(",") if symbol]
+        if request.get("is_last", "1") != "1":
+            return
+        symbols, self._partial_symbols = tuple(self._partial_symbols), []
+        subscription = _subscription(request, symbols)
+        if self._is_started and subscription.start_ns is not None:
+            raise RequestRefused("a replay (start=) must be asked for before the session starts")
+        if self._is_started:
+            self._activate(wire, subscription)
+        else:
+            self._subscriptions.append(subscription)
+
+    def _activate(self, wire: Wire, subscription: Subscription) -> list[int]:
+        """Acknowledge and map one subscription; the instrument ids it adds to the stream."""
+        wire.system(SUBSCRIPTION_ACK, f"Subscription request {subscription.id} for {SCHEMA} data succeeded")
+        ids = []
+        for symbol in subscription.symbols:
+            found = self._feed.source.resolve(subscription.stype_in, symbol, self._feed.now_ns)
+            if not found:
+                wire.error(SYMBOL_RESOLUTION_FAILED, f"Failed to resolve symbol {symbol}")
+            for instrument in found:
+                wire.mapping(subscription.stype_in, symbol, instrument)
+                ids.append(instrument.instrument_id)
+        self._ids = np.union1d(self._ids, np.array(ids, np.uint32))
+        return ids
+
+    # -- the stream --------------------------------------------------------------------
+
+    async def _stream(self, wire: Wire) -> None:
+        """Metadata, acknowledgements and mappings, the replay, then the live records."""
+        starts = [s.start_ns for s in self._subscriptions if s.start_ns is not None]
+        if starts:
+            await self._feed.catch_up(min(starts))
+        position = await self._feed.join()
+        wire.metadata(self._feed.source.dataset)
+        replay_from: dict[int, Nanos] = {}
+        for subscription in self._subscriptions:
+            ids = self._activate(wire, subscription)
+            if subscription.start_ns is not None:
+                for key in ids:
+                    replay_from[key] = min(subscription.start_ns, replay_from.get(key, subscription.start_ns))
+        if starts:
+            if not await self._replay(wire, replay_from, min(starts), position):
+                return
+            wire.system(REPLAY_COMPLETED, f"Finished {SCHEMA} replay")
+        await self._live(wire, position)
+
+    async def _replay(self, wire: Wire, replay_from: Mapping[int, Nanos], start_ns: Nanos, end: Position) -> bool:
+        """Send what lies from each instrument's start up to `end`; False when a fault ended the session."""
+        ids = np.array(sorted(replay_from), np.uint32)
+        starts = np.array([replay_from[int(key)] for key in ids] + [UNDEF_TIMESTAMP], np.uint64)
+        first = Nanos(max(start_ns - _CLOCK_SKEW, 0))
+        for number in range(self._feed.source.segment_at(first), end.segment + 1):
+            if self._feed.is_past_end(number):
+                break
+            segment = await self._feed.load(number)
+            index = segment.index_at(first)
+            stop = end.offset if number == end.segment else len(segment.trades)
+            while index < stop:
+                chunk = segment.trades[index : min(stop, index + _CHUNK)]
+                wanted = np.isin(chunk["instrument_id"], ids)
+                slots = np.where(wanted, np.searchsorted(ids, chunk["instrument_id"]), len(ids))
+                sent, goes_on = self._send(wire, chunk, chunk["ts_event"] >= starts[slots])
+                index += sent
+                if not goes_on:
+                    return False
+                await wire.drain()
+        return True
+
+    async def _live(self, wire: Wire, position: Position) -> None:
+        """Send records as they become due; after the last one say so, once."""
+        feed, pacer = self._feed, Pacer(self._feed)
+        while not feed.is_past_end(position.segment):
+            start_ns, end_ns = feed.source.span(position.segment)
+            if feed.now_ns < start_ns:
+                feed.release(position, start_ns)
+                pacer.jump_to(start_ns)
+            if not await self._live_segment(wire, position, end_ns, pacer):
+                return
+            position = Position(position.segment + 1, 0)
+            feed.release(position, end_ns)
+        wire.system(HEARTBEAT, END_OF_DATA, ts_event=feed.end_ns)
+
+    async def _live_segment(self, wire: Wire, position: Position, end_ns: Nanos, pacer: Pacer) -> bool:
+        """Send the rest of one segment; False when a fault ended the session."""
+        feed, number, index = self._feed, position.segment, position.offset
+        segment = await feed.load(number)
+        count = len(segment.trades)
+        while True:
+            due_ns = pacer.due_ns()
+            due = count if due_ns is None else segment.index_at(due_ns)
+            chunk = segment.trades[index : min(due, index + _CHUNK)]
+            goes_on = True
+            if len(chunk):
+                sent, goes_on = self._send(wire, chunk, np.isin(chunk["instrument_id"], self._ids))
+                index += sent
+            is_behind = due_ns is None or index < due
+            clock_ns = Nanos(int(segment.stamps[index - 1])) if is_behind and index else due_ns
+            if clock_ns is not None:
+                feed.release(Position(number, index), min(clock_ns, end_ns))
+            if not goes_on:
+                return False
+            await wire.drain()
+            if index == count and (due_ns is None or due_ns >= end_ns):
+                return True
+            if due_ns is not None and index >= due:
+                until_ns = Nanos(int(segment.stamps[index])) if index < count else end_ns
+                await asyncio.sleep(pacer.wait_s(until_ns, due_ns))
+
+    def _send(self, wire: Wire, chunk: TradeArray, wanted: np.typing.NDArray[np.bool_]) -> tuple[int, bool]:
+        """Send the wanted records of a chunk, up to the next fault.
+
+        Returns how much of the chunk is done with, and False when a fault ended the stream.
+        """
+        is_all = bool(wanted.all())
+        count = len(chunk) if is_all else int(np.count_nonzero(wanted))
+        consumed = len(chunk)
+        room = self._faults.room(count)
+        if room < count:
+            consumed = room if is_all else int(np.flatnonzero(wanted)[room - 1]) + 1
+            chunk, wanted, count = chunk[:consumed], wanted[:consumed], room
+        if count:
+            wire.trades(chunk if is_all else chunk[wanted])
+        fault = self._faults.count(count)
+        if fault is not None:
+            self._strike(wire, fault)
+        return consumed, fault is None
+
+    def _strike(self, wire: Wire, fault: FaultKind) -> None:
+        log.info("fault injected", session_id=self._id, fault=fault.value, records_sent=self._faults.records_sent)
+        if fault is FaultKind.FIN:
+            wire.fin()
+        elif fault is FaultKind.RST:
+            wire.rst()
+        elif fault is FaultKind.HANG:
+            wire.hang()
+
+    async def _heartbeats(self, wire: Wire) -> None:
+        """Heartbeats where nothing else was sent for the interval the client asked for."""
+        while wire.is_open:
+            await asyncio.sleep(_HEARTBEAT_POLL_S)
+            is_due = time.monotonic() - wire.last_sent_s >= self._heartbeat_s
+            # A client that does not read has bytes waiting: another record would tell it nothing.
+            if is_due and not wire.has_unsent:
+                wire.system(HEARTBEAT, "Heartbeat")
+
+
+def parse_control_line(line: bytes) -> dict[str, str]:
+    """The fields of an ASCII control line `k=v|k=v`. Raises ConnectionError for a cut or undecodable one."""
+    if not line.endswith(b"\n") or not line.isascii():
+        raise ConnectionError("cut or undecodable control line")
+    fields = (token.partition("=") for token in line.decode("ascii").strip().split("|"))
+    return {key: value for key, _, value in fields}
+
+
+def _subscription(request: Mapping[str, str], symbols: tuple[str, ...]) -> Subscription:
+    """The request as a value. Raises RequestRefused for what this gateway does not serve."""
+    schema, stype_in = request.get("schema", ""), request.get("stype_in", "")
+    if schema != SCHEMA:
+        raise RequestRefused(f"this gateway serves the schema {SCHEMA} only, not {schema or 'none'}")
+    if stype_in not in STYPES_IN:
+        raise RequestRefused(f"stype_in {stype_in or 'none'} is not one of {', '.join(STYPES_IN)}")
+    if not symbols:
+        raise RequestRefused("the subscription names no symbol")
+    if request.get("snapshot", "0") != "0":
+        raise RequestRefused(f"there is no snapshot of {SCHEMA}")
+    start = request.get("start")
+    if start is not None and not start.isdecimal():
+        raise RequestRefused(f"start {start} is not a stamp in nanoseconds")
+    start_ns = None if start is None else Nanos(int(start))
+    return Subscription(id=request.get("id", "0"), stype_in=stype_in, symbols=symbols, start_ns=start_ns)
+
+
+def _is_positive(text: str) -> bool:
+    return text.isdecimal() and int(text) > 0

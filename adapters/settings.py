@@ -1,0 +1,139 @@
+"""The `feed`, `strategy` and `risk` sections of a configuration, read into typed settings.
+
+One line per field: the key in YAML is the field's name, its reader says what is accepted.
+Fields that a file leaves out keep the domain's defaults, which are the safe ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import attrs
+
+from adapters.yaml_source import (
+    YamlMap,
+    YamlValue,
+    as_choice,
+    as_decimal,
+    as_flag,
+    as_list,
+    as_text,
+    as_time,
+    as_whole,
+    refuse,
+)
+from domain.errors import OperatorError
+from domain.gates import parse_window
+from domain.ibs import StrategySettings
+from domain.risk import RiskSettings
+
+_FEED_KEYS = ("gateway", "port", "heartbeat_interval_s")
+Reader = Callable[[YamlValue], Any]
+
+
+def _whole(low: int, high: int) -> Reader:
+    return partial(as_whole, low=low, high=high)
+
+
+def _percent(value: YamlValue) -> Decimal:
+    """Above 0: a stop of 0 % would close every position on its first bar."""
+    return as_decimal(value, low=Decimal("0.001"), high=Decimal(100))
+
+
+def _ibs(value: YamlValue) -> float:
+    return float(as_decimal(value, low=Decimal(0), high=Decimal(1)))
+
+
+def _windows(value: YamlValue) -> tuple[str, ...]:
+    windows = []
+    for item in as_list(value):
+        text = as_text(item)
+        try:
+            parse_window(text)
+        except OperatorError as error:
+            refuse(item, error.what, fix=error.fix)
+        windows.append(text)
+    if not windows:
+        refuse(value, "without a window nothing is ever entered", fix='write ["00:00-24:00"] for the whole day')
+    return tuple(windows)
+
+
+STRATEGY_READERS: Mapping[str, Reader] = {
+    "name": as_text,
+    "veto": as_flag,
+    "decision_timeframe": partial(as_choice, choices=("1h", "1m")),
+    "entry_ibs_low": _ibs,
+    "entry_ibs_high": _ibs,
+    "exit_ibs_low": _ibs,
+    "exit_ibs_high": _ibs,
+    "pivot_gate": as_flag,
+    "pivot_strength": _whole(1, 100),
+    "entry_windows": _windows,
+    "warmup_bars": _whole(0, 10_000),
+    "stop_pct": _percent,
+    "target_pct": _percent,
+    "exit_after_bars": _whole(1, 1_000),
+    "auto_close": as_time,
+    "auto_close_before_end_s": _whole(60, 43_200),
+    "no_entry_before_auto_close_s": _whole(0, 86_400),
+    "cooldown_bars": _whole(0, 1_000),
+    "cooldown_after_stop_bars": _whole(0, 1_000),
+    "entry_order": partial(as_choice, choices=("market", "limit")),
+    "cancel_after_s": _whole(1, 3_600),
+}
+RISK_READERS: Mapping[str, Reader] = {
+    "max_positions": _whole(1, 100),
+    "entry_freshness_s": _whole(1, 3_600),
+    "entry_time_limit_s": _whole(1, 900),
+}
+
+
+@attrs.frozen(kw_only=True)
+class FeedSettings:
+    """Where the market comes from; without `gateway` it is Databento's own."""
+
+    gateway: str | None = None
+    port: int | None = None
+    heartbeat_interval_s: int = 10
+
+
+def read_strategy(section: YamlMap) -> StrategySettings:
+    """The strategy's parameters. Raises OperatorError with file:line:column."""
+    settings = StrategySettings(**_read(section, STRATEGY_READERS))
+    for name in ("entry", "exit"):
+        low, high = getattr(settings, f"{name}_ibs_low"), getattr(settings, f"{name}_ibs_high")
+        if low > high:
+            blamed = section.get(f"{name}_ibs_high") or section.get(f"{name}_ibs_low") or section
+            refuse(blamed, f"the {name} band {low} to {high} is empty", fix=f"{name}_ibs_low must not exceed the high")
+    return settings
+
+
+def read_risk(section: YamlMap) -> RiskSettings:
+    """The account's limits. Raises OperatorError with file:line:column."""
+    return RiskSettings(**_read(section, RISK_READERS))
+
+
+def read_feed(section: YamlMap) -> FeedSettings:
+    """Where the market comes from. Raises OperatorError with file:line:column."""
+    section.refuse_unknown(_FEED_KEYS)
+    gateway_at, port_at, heartbeat_at = (section.get(key) for key in _FEED_KEYS)
+    gateway = as_text(gateway_at) if gateway_at is not None else None
+    if gateway_at is not None and gateway is not None and gateway.count(":") == 1:
+        refuse(gateway_at, f"{gateway!r} is not a host name", fix="write the port under feed.port")
+    if gateway_at is not None and port_at is None:
+        refuse(section, "gateway without port", fix="add `port:`; the gateway prints it in its first line")
+    if port_at is not None and gateway_at is None:
+        refuse(port_at, "port without gateway", fix="add `gateway: 127.0.0.1`, or remove the port")
+    return FeedSettings(
+        gateway=gateway,
+        port=as_whole(port_at, low=1, high=65_535) if port_at is not None else None,
+        heartbeat_interval_s=as_whole(heartbeat_at, low=5, high=30) if heartbeat_at is not None else 10,
+    )
+
+
+def _read(section: YamlMap, readers: Mapping[str, Reader]) -> dict[str, Any]:
+    section.refuse_unknown(tuple(readers))
+    return {key: readers[key](value) for key, value in section.entries.items()}

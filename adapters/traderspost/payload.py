@@ -1,0 +1,189 @@
+"""The webhook message of one order, byte for byte what every attempt sends.
+
+`build_payload` is a pure function of the request and the session's opening, so that
+replay builds the same bytes. Numbers are written as fixed decimals from integers:
+a float's `5e-07` or `NaN` never reaches the wire. It refuses (OurError) what must
+not exist: an unknown root, another product's contract, a limit order without a price
+(TradersPost would silently make it a market order), a quantity that is no count.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from decimal import Decimal
+
+from domain.errors import OurError
+from domain.events import OrderRequested, SessionOpened
+from domain.instruments import TradedRoot, parse_contract
+from domain.sessions import iso_utc
+from domain.units import SECOND, UNDEF_PRICE, Nanos, Price, floor_to, price_to_decimal, round_to_tick
+
+JsonValue = str | int | Decimal | bool | Mapping[str, "JsonValue"]
+
+EXTRAS_LIMIT_BYTES = 1024
+"""TradersPost keeps `extras` with the signal; we promise at most this much of it."""
+DESCRIPTION_LIMIT_CHARACTERS = 80
+RATIO_PLACES = Decimal("1e-9")
+"""IBS, probability and threshold are sent with at most nine decimals; the journal has them in full."""
+SPARE_EXTRAS = ("description", "product_id", "dataset", "exit_reason", "strategy")
+"""What is left out, in this order, when an operator's long texts would break the limit."""
+
+
+def build_payload(request: OrderRequested, opened: SessionOpened) -> tuple[str, str]:
+    """(ticker, JSON text) for `request`: ASCII, fixed key order, no spaces.
+
+    The ticker is the order product with the expiry of the contract the request names
+    (for an exit: the contract held) and a four-digit year. Raises OurError for a request
+    that cannot be said to TradersPost without changing its meaning.
+    """
+    root = _traded_root(request, opened)
+    ticker = _ticker(request, root, opened)
+    message: dict[str, JsonValue] = {"ticker": ticker, "action": request.side}
+    if request.intent == "entry":
+        message.update(_entry_fields(request, root, opened))
+    else:
+        message.update(_exit_fields(request))
+    message["signalPrice"] = _order_price(request.reference_price, request, root)
+    if request.intent == "exit":
+        message["ignoreTradingWindows"] = True
+    message["time"] = _iso_millis(request.decided_ns)
+    message["extras"] = _bounded(_extras(request, root, opened))
+    return ticker, encode(message)
+
+
+def encode(value: JsonValue) -> str:
+    """`value` as JSON text. Raises OurError for a float or a Decimal that is not finite."""
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int():
+            return str(value)
+        case str():
+            return json.dumps(value)
+        case Decimal():
+            if not value.is_finite():
+                raise OurError(f"{value} cannot be sent: not a finite number")
+            return format(value, "f")
+        case Mapping():
+            return "{" + ",".join(f"{json.dumps(key)}:{encode(item)}" for key, item in value.items()) + "}"
+        case _:
+            # A float: its shortest form may be 5e-07, which TradersPost does not read as a number.
+            raise OurError(f"{value!r} of type {type(value).__name__} cannot be sent: no JSON form of its own")
+
+
+def _traded_root(request: OrderRequested, opened: SessionOpened) -> TradedRoot:
+    root = next((root for root in opened.roots if root.root == request.root), None)
+    if root is None or root.is_reference:
+        raise OurError(f"order {request.signal_id}: {request.root} is not a traded root of this session")
+    return root
+
+
+def _ticker(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> str:
+    # All products take part in the parse: a contract of another root must be seen as such, not misread.
+    products = {known.data_product for known in opened.roots}
+    name = parse_contract(request.contract, products, opened.session.date)
+    if name is None or name.product != root.data_product:
+        raise OurError(f"order {request.signal_id}: {request.contract!r} is no contract of {root.data_product}")
+    return f"{root.order_product}{name.expiry.month_code}{name.expiry.year:04d}"
+
+
+def _entry_fields(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> dict[str, JsonValue]:
+    if type(request.quantity) is not int or request.quantity <= 0:
+        raise OurError(f"order {request.signal_id}: quantity {request.quantity!r} is no positive count")
+    fields: dict[str, JsonValue] = {
+        "sentiment": "bullish" if request.side == "buy" else "bearish",
+        "quantity": request.quantity,
+        "quantityType": "fixed_quantity",
+        "orderType": request.order_type,
+    }
+    if request.order_type == "limit":
+        if request.limit_price is None:
+            raise OurError(f"order {request.signal_id}: a limit order without a price becomes a market order")
+        fields["limitPrice"] = _order_price(request.limit_price, request, root)
+        fields["timeInForce"] = "day"
+        fields["cancelAfter"] = opened.strategy.cancel_after_s
+    return fields
+
+
+def _exit_fields(request: OrderRequested) -> dict[str, JsonValue]:
+    """sell+flat closes a long only and never opens; without a quantity it closes all of it."""
+    if request.order_type != "market":
+        raise OurError(f"order {request.signal_id}: a full exit is a market order, not {request.order_type}")
+    return {"sentiment": "flat", "orderType": "market"}
+
+
+def _order_price(price: Price, request: OrderRequested, root: TradedRoot) -> Decimal:
+    """`price` on the order product's tick grid: buys down, sells up, so never worse than asked."""
+    if type(price) is not int or price == UNDEF_PRICE:
+        raise OurError(f"order {request.signal_id}: {price!r} is no price")
+    return price_to_decimal(round_to_tick(price, root.order_spec.tick_size, up=request.side == "sell"))
+
+
+def _iso_millis(ts: Nanos) -> str:
+    """`ts` in UTC, with milliseconds only where there are any: nine decimals are not everyone's ISO-8601."""
+    whole = floor_to(ts, SECOND)
+    millis = (ts - whole) // 1_000_000
+    text = iso_utc(whole)
+    return f"{text[:-1]}.{millis:03d}Z" if millis else text
+
+
+def _extras(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> dict[str, JsonValue]:
+    """Our own data; a value that is not known has no key."""
+    extras: dict[str, JsonValue | None] = {
+        "signal_id": request.signal_id,
+        "session": opened.session.date.isoformat(),
+        "strategy": opened.strategy.name,
+        "intent": request.intent,
+        # A deadline (the auto-close) decides without a bar.
+        "bar_close": _iso_millis(request.decided_ns) if request.bar_ns else None,
+        "env": "demo" if opened.is_demo else opened.mode,
+        "ibs": _ratio(request.ibs, request),
+        "probability": _ratio(request.probability, request),
+        "threshold": _ratio(request.threshold, request),
+    }
+    if request.intent == "exit":
+        extras |= {
+            "exit_reason": request.reason,
+            "entry_signal_id": request.entry_signal_id,
+            "bars_held": request.bars_held,
+            "pnl_assumed": request.pnl_assumed,
+        }
+    extras |= _contract_metadata(request, root, opened)
+    return {key: value for key, value in extras.items() if value is not None}
+
+
+def _contract_metadata(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> dict[str, JsonValue | None]:
+    ids = (found.instrument_id for found in opened.contracts if found.raw_symbol == request.contract)
+    return {
+        "tradovate_symbol": root.order_product,
+        "description": root.description[:DESCRIPTION_LIMIT_CHARACTERS],
+        "dataset": root.dataset,
+        "feed_symbol": root.data_product,
+        "product_id": root.product_id,
+        "instrument_id": next(ids, None),
+        "optimized": root.optimized,
+        "roll_rule": root.roll_rule,
+    }
+
+
+def _ratio(value: float | None, request: OrderRequested) -> Decimal | None:
+    if value is None:
+        return None
+    if not math.isfinite(value):
+        raise OurError(f"order {request.signal_id}: {value} cannot be sent: not a finite number")
+    rounded = Decimal(repr(float(value))).quantize(RATIO_PLACES).normalize()
+    # Decimal keeps the sign of a rounded-away negative; "-0" says nothing.
+    return rounded if rounded else Decimal(0)
+
+
+def _bounded(extras: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """`extras` within the limit. An exit must never fail for an operator's long description."""
+    for key in SPARE_EXTRAS:
+        if len(encode(extras)) <= EXTRAS_LIMIT_BYTES:
+            return extras
+        extras.pop(key, None)
+    if len(encode(extras)) > EXTRAS_LIMIT_BYTES:
+        raise OurError(f"extras of {extras['signal_id']} do not fit into {EXTRAS_LIMIT_BYTES} bytes")
+    return extras

@@ -1,0 +1,344 @@
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import re
+import shutil
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from adapters.config import (
+    Config,
+    LoadedConfig,
+    config_digest,
+    demo_config,
+    describe,
+    find_config,
+    load_config,
+)
+from adapters.secret import Secret
+from adapters.settings import RISK_READERS, STRATEGY_READERS, FeedSettings
+from domain.errors import OperatorError
+from domain.ibs import StrategySettings
+from domain.risk import RiskSettings
+
+DATA = Path(__file__).parents[2] / "Data"
+CANARY = "canary-7Qx2"
+KEY = "db-" + CANARY.replace("-", "") + "0123456789abcdef"
+URL = f"https://webhooks.traderspost.io/trading/webhook/11111111-2222/{CANARY}"
+ENVIRON = {"DATABENTO_API_KEY": KEY, "TRADERSPOST_WEBHOOK_URL": URL}
+MINIMAL = "account: test\n"
+
+
+def load(tmp_path: Path, text: str, *overlays: str, environ: dict[str, str] | None = None) -> LoadedConfig:
+    paths = []
+    for i, content in enumerate((text, *overlays)):
+        path = tmp_path / f"{i}.yml"
+        path.write_text(content)
+        paths.append(path)
+    return load_config(paths[0], paths[1:], ENVIRON if environ is None else environ)
+
+
+def refusal(tmp_path: Path, text: str, *overlays: str, environ: dict[str, str] | None = None) -> OperatorError:
+    with pytest.raises(OperatorError) as caught:
+        load(tmp_path, text, *overlays, environ=environ)
+    assert caught.value.exit_code == 78
+    assert caught.value.fix
+    assert CANARY not in str(caught.value)
+    return caught.value
+
+
+# ----------------------------------------------------------------- accepted
+
+
+def test_an_account_is_enough_and_everything_else_is_the_safe_default(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL).config
+    assert (config.mode, config.account, config.clock, config.is_demo) == ("paper", "test", "system", False)
+    assert config.strategy == StrategySettings()
+    assert config.strategy.veto is True
+    assert config.risk == RiskSettings()
+    assert config.feed == FeedSettings(gateway=None, port=None, heartbeat_interval_s=10)
+    assert config.journal_dir == tmp_path / "journal" / "paper"
+    assert config.contract_map == DATA / "Databento_contract_map.yml"
+    assert len(config.roots) == 19
+
+
+def test_chosen_symbols_keep_the_maps_order_and_every_reference_root(tmp_path: Path) -> None:
+    config = load(tmp_path, MINIMAL + "symbols: [GC, ES]\n").config
+    assert [root.root for root in config.roots] == ["ES", "GC", "PL", "6C", "6J", "6M", "6N", "6S", "TLT"]
+
+
+def test_the_example_loads_where_it_stands_and_copied_and_states_only_defaults(tmp_path: Path) -> None:
+    in_place = load_config(DATA / "live.example.yml", [], ENVIRON).config
+    shutil.copy(DATA / "live.example.yml", tmp_path / "live.yml")
+    copied = load_config(tmp_path / "live.yml", [], ENVIRON).config
+    plain = load(tmp_path, "account: my-account\n").config
+    assert config_digest(in_place) == config_digest(copied) == config_digest(plain)
+    assert copied == plain
+
+
+def test_the_example_documents_every_key(tmp_path: Path) -> None:
+    text = (DATA / "live.example.yml").read_text()
+    described = {key for key, _, _ in describe(load(tmp_path, MINIMAL))}
+    uncommented = re.sub(r"(?m)^(\s*)# (contract_map|models_dir|gateway|port):", r"\1\2:", text)
+    uncommented = uncommented.replace("Data/Databento", f"{DATA}/Databento")
+    loaded = load(tmp_path, uncommented)
+    assert (loaded.config.feed.gateway, loaded.config.feed.port) == ("127.0.0.1", 13000)
+    stated = set(loaded.sources) | {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL"}
+    assert described <= stated
+    for variable in ("DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL"):
+        assert variable in text
+
+
+def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
+    assert set(STRATEGY_READERS) == {field.name for field in attrs.fields(StrategySettings)}
+    assert set(RISK_READERS) == {field.name for field in attrs.fields(RiskSettings)}
+
+
+CHANGED = {
+    "name": ("mine", "mine"), "veto": ("false", False), "decision_timeframe": ("1m", "1m"),
+    "entry_ibs_low": ("0.05", 0.05), "entry_ibs_high": ("0.3", 0.3), "exit_ibs_low": ("0.7", 0.7),
+    "exit_ibs_high": ("0.9", 0.9), "pivot_gate": ("false", False), "pivot_strength": ("3", 3),
+    "entry_windows": ('["01:00-02:00"]', ("01:00-02:00",)), "warmup_bars": ("0", 0),
+    "stop_pct": ("0.75", Decimal("0.75")), "target_pct": ("2", Decimal("2")), "exit_after_bars": ("4", 4),
+    "auto_close": ('"15:55"', "15:55"), "auto_close_before_end_s": ("600", 600),
+    "no_entry_before_auto_close_s": ("60", 60), "cooldown_bars": ("1", 1), "cooldown_after_stop_bars": ("2", 2),
+    "entry_order": ("limit", "limit"), "cancel_after_s": ("30", 30),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(STRATEGY_READERS))
+def test_each_strategy_key_reaches_its_field_and_changes_the_digest(tmp_path: Path, key: str) -> None:
+    text, expected = CHANGED[key]
+    loaded = load(tmp_path, f"{MINIMAL}strategy:\n  {key}: {text}\n")
+    assert loaded.config.strategy == attrs.evolve(StrategySettings(), **{key: expected})
+    assert type(getattr(loaded.config.strategy, key)) is type(getattr(StrategySettings(), key))
+    assert loaded.sources[f"strategy.{key}"] == f"{tmp_path}/0.yml:3:{5 + len(key)}"
+    assert config_digest(loaded.config) != config_digest(load(tmp_path, MINIMAL).config)
+
+
+def test_relative_paths_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    shutil.copy(DATA / "Databento_contract_map.yml", tmp_path / "b" / "map.yml")
+    (tmp_path / "a" / "live.yml").write_text(MINIMAL + "journal_dir: out\nmodels_dir: ../bundles\n")
+    (tmp_path / "b" / "over.yml").write_text("contract_map: map.yml\n")
+    config = load_config(tmp_path / "a" / "live.yml", [tmp_path / "b" / "over.yml"], ENVIRON).config
+    assert config.journal_dir == tmp_path / "a" / "out"
+    assert config.models_dir == tmp_path / "bundles"
+    assert config.contract_map == tmp_path / "b" / "map.yml"
+
+
+def test_overlays_lie_in_order_and_each_value_knows_its_source(tmp_path: Path) -> None:
+    loaded = load(
+        tmp_path,
+        MINIMAL + "symbols: [ES, NQ]\nstrategy: {stop_pct: 2, veto: true}\n",
+        "strategy:\n  stop_pct: 3\nsymbols: [GC]\n",
+        "strategy:\n  stop_pct: 4\n",
+    )
+    assert (loaded.config.strategy.stop_pct, loaded.config.strategy.veto) == (Decimal(4), True)
+    rows = {key: (value, source) for key, value, source in describe(loaded)}
+    assert rows["strategy.stop_pct"] == ("4", f"{tmp_path}/2.yml:2:13")
+    assert rows["strategy.veto"] == ("true", f"{tmp_path}/0.yml:3:31")
+    assert rows["symbols"] == ("GC", f"{tmp_path}/1.yml:3:10")
+    assert rows["strategy.target_pct"] == ("1", "default")
+    assert rows["DATABENTO_API_KEY"] == ("***", "environment")
+
+
+def test_an_overlay_may_be_json(tmp_path: Path) -> None:
+    base, overlay = tmp_path / "base.yml", tmp_path / "overlay.json"
+    base.write_text(MINIMAL)
+    overlay.write_text(json.dumps({"risk": {"max_positions": 2}}))
+    assert load_config(base, [overlay], ENVIRON).config.risk.max_positions == 2
+
+
+def test_the_digest_is_of_decisions_not_of_places_or_spellings(tmp_path: Path) -> None:
+    one = load(tmp_path, MINIMAL + "strategy: {stop_pct: 1.0}\njournal_dir: x\n").config
+    other = load(tmp_path, MINIMAL + "feed: {gateway: localhost, port: 9}\n", environ={}).config
+    assert config_digest(one) == config_digest(other)
+    assert config_digest(one) != config_digest(attrs.evolve(one, account="other"))
+    assert config_digest(one) != config_digest(attrs.evolve(one, roots=one.roots[1:]))
+    assert re.fullmatch("[0-9a-f]{64}", config_digest(one))
+
+
+# ------------------------------------------------------------------ refused
+
+REFUSED = [
+    ("mode: paper\n", "1:1", "account is missing", "account:"),
+    ("", "1:1", "account is missing", "account:"),
+    ("account: 12345\n", "1:10", "expected text, got '12345'", '"12345"'),
+    ("account: test\nmod: live\n", "2:1", "unknown key 'mod'", "'mode'"),
+    ("account: test\nmode: papr\n", "2:7", "expected paper or live, got 'papr'", "'paper'"),
+    ("account: test\nclock: wall\n", "2:8", "expected system or feed, got 'wall'", "one of"),
+    ("account: test\nsymbols: [ES, GCC]\n", "2:15", "'GCC' is not a root", "'GC'"),
+    ("account: test\nsymbols: [ES, ES]\n", "2:15", "ES stands twice", "keep one"),
+    ("account: test\nsymbols: [PL]\n", "2:11", "PL is a reference feed", "remove"),
+    ("account: test\nsymbols: []\n", "2:10", "no symbol", "at least one"),
+    ("account: test\nsymbols: ES\n", "2:10", "expected a list, got 'ES'", "[A, B]"),
+    ("account: test\nsymbols: [NO]\n", "2:11", "boolean", '"NO"'),
+    ("account: test\ncontract_map: nowhere.yml\n", "2:15", "there is no file", "relative path"),
+    ("account: test\nfeed: {heartbeat_interval_s: ten}\n", "2:30", "expected a whole number, got 'ten'", "5 to 30"),
+    ("account: test\nfeed: {heartbeat_interval_s: 4}\n", "2:30", "4 is out of range", "5 to 30"),
+    ("account: test\nfeed: {heartbeat_interval_s: 31}\n", "2:30", "31 is out of range", "5 to 30"),
+    ("account: test\nfeed: {gateway: 127.0.0.1}\n", "2:7", "gateway without port", "port:"),
+    ("account: test\nfeed: {port: 80}\n", "2:14", "port without gateway", "gateway: 127"),
+    ("account: test\nfeed: {gateway: 'h:80', port: 80}\n", "2:17", "not a host name", "feed.port"),
+    ("account: test\nfeed: {gateway: h, port: 65536}\n", "2:26", "65536 is out of range", "65535"),
+    ("account: test\nfeed: {gatway: h}\n", "2:8", "unknown key 'feed.gatway'", "'gateway'"),
+    ("account: test\nfeed: 5\n", "2:7", "expected a mapping, got '5'", "key: value"),
+    ("account: test\nstrategy: {vetoo: true}\n", "2:12", "unknown key 'strategy.vetoo'", "'veto'"),
+    ("account: test\nstrategy: {veto: no}\n", "2:18", "boolean", "false"),
+    ("account: test\nstrategy: {veto: 'false'}\n", "2:18", "the text 'false'", "without quotes"),
+    ("account: test\nstrategy: {auto_close: 15:55}\n", "2:24", "base 60", '"15:55"'),
+    ("account: test\nstrategy: {auto_close: '25:00'}\n", "2:24", "not a time", "HH:MM"),
+    ("account: test\nstrategy: {stop_pct: 0}\n", "2:22", "0 is out of range", "0.001"),
+    ("account: test\nstrategy: {stop_pct: -1}\n", "2:22", "-1 is out of range", "0.001"),
+    ("account: test\nstrategy: {stop_pct: .nan}\n", "2:22", "expected a number, got '.nan'", "0.001"),
+    ("account: test\nstrategy: {entry_ibs_high: 20}\n", "2:28", "20 is out of range", "0 to 1"),
+    ("account: test\nstrategy: {entry_ibs_low: 0.5}\n", "2:27", "entry band 0.5 to 0.2 is empty", "exceed"),
+    ("account: test\nstrategy: {entry_windows: [9-15]}\n", "2:28", "'9-15' is not a time window", "HH:MM-HH:MM"),
+    ("account: test\nstrategy: {entry_windows: ['17:00-03:00']}\n", "2:28", "ends before it starts", "midnight"),
+    ("account: test\nstrategy: {entry_windows: []}\n", "2:27", "without a window", "00:00-24:00"),
+    ("account: test\nstrategy: {exit_after_bars: 1.5}\n", "2:29", "expected a whole number, got '1.5'", "1 to"),
+    ("account: test\nrisk: {max_position: 4}\n", "2:8", "unknown key 'risk.max_position'", "'max_positions'"),
+    ("account: test\nrisk: {max_positions: 0}\n", "2:23", "0 is out of range", "1 to"),
+    ("account: test\nmode: live\nclock: feed\n", "3:8", "system's clock", "clock: system"),
+    ("account: test\nmode: live\nfeed: {gateway: 127.0.0.1, port: 1}\n", "3:17", "local gateway", "mode: paper"),
+    ("account: test\nexecution: {retries: 3}\n", "2:13", "unknown key 'execution.retries'", "TRADERSPOST_WEBHOOK_URL"),
+    ("account: test\naccount: more\n", "2:1", "duplicate key 'account'", "keep one"),
+]
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=lambda case: case[0])
+def test_a_mistake_is_refused_where_it_stands(tmp_path: Path, case: tuple[str, str, str, str]) -> None:
+    text, where, what, fix = case
+    error = refusal(tmp_path, text)
+    assert error.where == f"{tmp_path}/0.yml:{where}"
+    assert what in error.what
+    assert fix in error.fix
+
+
+def test_a_mistake_in_an_overlay_names_the_overlay(tmp_path: Path) -> None:
+    error = refusal(tmp_path, MINIMAL, "risk:\n  max_positions: many\n")
+    assert error.where == f"{tmp_path}/1.yml:2:18"
+    assert refusal(tmp_path, MINIMAL, "risks: {}\n").where == f"{tmp_path}/1.yml:1:1"
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError) as caught:
+        load_config(tmp_path / "absent.yml", [], ENVIRON)
+    assert caught.value.where == str(tmp_path / "absent.yml")
+
+
+@pytest.mark.parametrize(
+    ("environ", "text", "where"),
+    [
+        ({}, MINIMAL, "DATABENTO_API_KEY"),
+        ({"DATABENTO_API_KEY": " "}, MINIMAL, "DATABENTO_API_KEY"),
+        ({"DATABENTO_API_KEY": KEY}, MINIMAL + "mode: live\n", "TRADERSPOST_WEBHOOK_URL"),
+        ({"TRADERSPOST_WEBHOOK_URL": URL}, MINIMAL + "mode: live\n", "DATABENTO_API_KEY"),
+        (
+            {"TRADERSPOST_WEBHOOK_URL": URL},
+            MINIMAL + "mode: live\nfeed: {gateway: gate.example, port: 1}\n",
+            "DATABENTO_API_KEY",
+        ),
+    ],
+)
+def test_a_missing_variable_is_named(tmp_path: Path, environ: dict[str, str], text: str, where: str) -> None:
+    assert refusal(tmp_path, text, environ=environ).where == where
+
+
+def test_live_starts_with_both_secrets_and_paper_on_a_local_gateway_with_none(tmp_path: Path) -> None:
+    live = load(tmp_path, MINIMAL + "mode: live\n").config
+    assert live.webhook_url is not None
+    assert live.webhook_url.reveal() == URL
+    assert live.databento_key == Secret(KEY, name="DATABENTO_API_KEY")
+    paper = load(tmp_path, MINIMAL + "clock: feed\nfeed: {gateway: 127.0.0.1, port: 5}\n", environ={}).config
+    assert (paper.databento_key, paper.webhook_url) == (None, None)
+
+
+# ------------------------------------------------------------------ secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (f"execution:\n  url: {URL}\n", "2:3"),
+        (f"execution: {URL}\n", "1:12"),
+        ("execution: {url: http://127.0.0.1:80/x}\n", "1:13"),
+        (f"account: {URL}\n", "1:10"),
+        (f"account: test\nfeed: {{api_key: {KEY}}}\n", "2:8"),
+        (f"account: test\nDATABENTO_API_KEY: {KEY}\n", "2:1"),
+        (f"account: {KEY}\n", "1:10"),
+        (f"account: test\nsymbols: [ES, {KEY}]\n", "2:15"),
+        (f"account: test\nexecution: {{password: {CANARY}}}\n", "2:13"),
+    ],
+)
+def test_a_secret_in_a_file_is_refused_and_not_repeated(tmp_path: Path, text: str, where: str) -> None:
+    for error in (refusal(tmp_path, text), refusal(tmp_path, MINIMAL, text)):
+        assert error.where.endswith(f".yml:{where}")
+        assert "environment" in error.fix
+
+
+def test_an_execution_value_that_is_no_mapping_is_not_repeated(tmp_path: Path) -> None:
+    assert refusal(tmp_path, f"account: a\nexecution: {CANARY}\n").where.endswith("0.yml:2:12")
+    assert load(tmp_path, MINIMAL + "execution:\n").config.account == "test"
+
+
+def test_no_text_form_of_a_configuration_holds_a_secret(tmp_path: Path) -> None:
+    loaded = load(tmp_path, MINIMAL)
+    shown: list[Any] = [loaded, loaded.config, attrs.asdict(loaded), describe(loaded), f"{loaded.config.webhook_url}"]
+    assert all(CANARY not in str(each) and CANARY not in repr(each) for each in shown)
+    secret = loaded.config.webhook_url
+    assert secret is not None
+    for serialise in (json.dumps, pickle.dumps, copy.deepcopy):
+        with pytest.raises(TypeError):
+            serialise(secret)
+
+
+# ---------------------------------------------------------- finding, demo
+
+
+def test_the_configuration_is_the_option_then_the_variable_then_live_yml(tmp_path: Path) -> None:
+    (tmp_path / "live.yml").write_text(MINIMAL)
+    named = {"ROONEY_CONFIG": "named.yml"}
+    assert find_config(Path("/x/y.yml"), named, tmp_path) == Path("/x/y.yml")
+    assert find_config(Path("y.yml"), named, tmp_path) == tmp_path / "y.yml"
+    assert find_config(None, named, tmp_path) == tmp_path / "named.yml"
+    assert find_config(None, {"ROONEY_CONFIG": ""}, tmp_path) == tmp_path / "live.yml"
+
+
+def test_without_any_configuration_the_ways_out_are_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError) as caught:
+        find_config(None, {}, tmp_path)
+    assert caught.value.exit_code == 78
+    for word in ("ROONEY_CONFIG", "live.yml", "--demo", "Data/live.example.yml", "--config"):
+        assert word in str(caught.value)
+
+
+def test_the_demo_is_paper_in_simulated_time_without_veto(tmp_path: Path) -> None:
+    demo = demo_config(tmp_path, {})
+    assert (demo.mode, demo.account, demo.clock, demo.is_demo) == ("paper", "demo", "feed", True)
+    assert demo.strategy.veto is False
+    assert len(demo.roots) == 19
+    assert config_digest(demo) == config_digest(demo_config(tmp_path / "elsewhere", {"X": "y"}))
+
+
+@pytest.mark.parametrize(
+    ("url", "is_taken"),
+    [
+        ("http://127.0.0.1:8080/trading/webhook/a/b", True),
+        ("http://localhost:8080/trading/webhook/a/b", True),
+        ("http://[::1]:8080/trading/webhook/a/b", True),
+        (URL, False),
+        ("http://127.0.0.1.example.com/trading/webhook/a/b", False),
+    ],
+)
+def test_the_demo_takes_a_webhook_only_on_this_machine(tmp_path: Path, url: str, is_taken: bool) -> None:
+    demo: Config = demo_config(tmp_path, {"TRADERSPOST_WEBHOOK_URL": url})
+    assert (demo.webhook_url is not None) is is_taken
