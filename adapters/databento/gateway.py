@@ -21,16 +21,16 @@ import attrs
 import structlog
 
 from adapters.databento.dbn_files import read_trades
-from adapters.databento.feed_source import (
-    FeedSource,
+from adapters.databento.gateway_faults import FaultPlan, parse_faults
+from adapters.databento.gateway_feed import MAX_SPEED, Feed
+from adapters.databento.gateway_session import END_OF_DATA, GatewaySession
+from adapters.databento.gateway_source import (
+    GatewaySource,
     RecordedSource,
     SimulatedRoundTheClock,
     SimulatedSessions,
     rebased_to,
 )
-from adapters.databento.gateway_faults import FaultPlan, parse_faults
-from adapters.databento.gateway_feed import MAX_SPEED, Feed
-from adapters.databento.gateway_session import END_OF_DATA, GatewaySession
 from adapters.databento.market_simulator import TRADES_PER_SESSION, SimulatedMarket, session_dates
 from domain.errors import OperatorError
 from domain.sessions import to_nanos
@@ -66,7 +66,7 @@ class Gateway:
 
     def __init__(
         self,
-        source: FeedSource,
+        source: GatewaySource,
         *,
         keys: Collection[str],
         speed: float = 1.0,
@@ -225,7 +225,7 @@ class GatewayRequest:
     """`now` (with files): the first record's stamp becomes now, served in real time."""
 
 
-def build_source(request: GatewayRequest) -> tuple[FeedSource, bool]:
+def build_source(request: GatewayRequest) -> tuple[GatewaySource, bool]:
     """The source a request names, and whether it is served in real time.
 
     Raises OperatorError (exit code 2) for options that contradict each other and for bad files.

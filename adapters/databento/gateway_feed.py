@@ -16,7 +16,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from adapters.databento.feed_source import FeedSource
+from adapters.databento.gateway_source import GatewaySource
 from domain.errors import OperatorError
 from domain.market import TradeArray
 from domain.sessions import iso_utc
@@ -54,7 +54,7 @@ class Feed:
     """A source under one clock, shared by all sessions of a gateway."""
 
     def __init__(
-        self, source: FeedSource, *, speed: float, start_at_ns: Nanos | None = None, is_real_time: bool = False
+        self, source: GatewaySource, *, speed: float, start_at_ns: Nanos | None = None, is_real_time: bool = False
     ) -> None:
         if not speed > 0:
             raise OperatorError(f"speed {speed} is not above 0", where="--speed", fix="give 1, 60 or max", exit_code=2)

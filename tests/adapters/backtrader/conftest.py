@@ -19,6 +19,7 @@ from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan
 from domain.bars import Bar, BarTable, Timeframe, merge_bars
 from domain.events import (
+    Event,
     FillAssumed,
     OrderAccepted,
     OrderRequested,
@@ -124,7 +125,7 @@ def random_minutes(roots: Sequence[str], days: int, *, seed: int = 7, is_sparse:
     """Minute bars of consecutive sessions from MONDAY on, one list per minute with a trade; quarter-point ticks."""
     rng = random.Random(seed)
     price = {root: 1000.0 + 50 * i for i, root in enumerate(roots)}
-    missing = {root: [0.0, 0.02, 0.10, 0.35, 0.60][i % 5] if is_sparse else 0.0 for i, root in enumerate(roots)}
+    missing = {root: [0.02, 0.35, 0.10, 0.60, 0.0][i % 5] if is_sparse else 0.0 for i, root in enumerate(roots)}
     minutes = []
     for date in (MONDAY + dt.timedelta(days=day) for day in range(days)):
         for index in range(1, 23 * 60 + 1):
@@ -240,6 +241,8 @@ class Journal:
         self.engine = engine
         self.outputs: list[SignalEvaluated | OrderRequested] = []
         self.fills: list[FillAssumed] = []
+        self.given: list[Event] = []
+        """Every slice and every order event, in the order the engine got them."""
         self._working: list[OrderRequested] = []
 
     def close(self, closed: SliceClosed) -> tuple[SignalEvaluated | OrderRequested, ...]:
@@ -248,6 +251,7 @@ class Journal:
             if request.contract in opens:
                 self._working.remove(request)
                 self.fill(request, opens[request.contract].open, opens[request.contract].ts_start)
+        self.given.append(closed)
         out = self.engine.step(closed)
         self.take(out)
         return out
@@ -261,9 +265,13 @@ class Journal:
 
     def accept(self, request: OrderRequested) -> None:
         key = {"root": request.root, "signal_id": request.signal_id}
-        self.engine.notify(RiskDecided(**key, is_allowed=True, rule="", detail=""))
-        self.engine.notify(OrderSubmitted(**key, attempt=1, ticker="", body="", body_sha256=""))
-        self.engine.notify(OrderAccepted(**key, attempt=1, http_status=200, external_id=""))
+        self.tell(RiskDecided(**key, is_allowed=True, rule="", detail=""))
+        self.tell(OrderSubmitted(**key, attempt=1, ticker="", body="", body_sha256=""))
+        self.tell(OrderAccepted(**key, attempt=1, http_status=200, external_id=""))
+
+    def tell(self, event: Event) -> None:
+        self.given.append(event)
+        self.engine.notify(event)
 
     def fill(self, request: OrderRequested, price: Price, ts: Nanos) -> None:
         fill = FillAssumed(
@@ -279,7 +287,7 @@ class Journal:
             pnl=None,
         )
         self.fills.append(fill)
-        self.engine.notify(fill)
+        self.tell(fill)
 
     @property
     def signals(self) -> list[SignalEvaluated]:

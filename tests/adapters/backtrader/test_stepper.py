@@ -19,7 +19,7 @@ from domain.bars import Bar
 from domain.errors import OurError
 from domain.events import SliceClosed
 from domain.sessions import EXCHANGE_ZONE, to_nanos
-from domain.units import MINUTE, Nanos
+from domain.units import MINUTE, SECOND, Nanos
 
 FEEDS = ("1m", "1h", "1d")
 
@@ -106,7 +106,7 @@ class Stepped:
 
 @pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
 def test_stepped_equals_a_plain_run_order_for_order_and_bar_for_bar(kit: SimpleNamespace, is_sparse: bool) -> None:
-    roots = kit.ROOTS[:3]
+    roots = kit.ROOTS[:2]
     slices = kit.slices_of(kit.random_minutes(roots, 2, is_sparse=is_sparse))
     runs = [plain(kit, slices, roots, **options) for options in ({}, {"runonce": False, "preload": False})]
     for exactbars in (0, 1):
@@ -115,7 +115,7 @@ def test_stepped_equals_a_plain_run_order_for_order_and_bar_for_bar(kit: SimpleN
             stepped.step(closed)
         stepped.cerebro.close()
         for run in runs:
-            assert len(run.orders_seen) > 100
+            assert len(run.orders_seen) > 60
             assert stepped.strategy.orders_seen == run.orders_seen
             assert stepped.strategy.rows == run.rows
             assert stepped.strategy.broker.getvalue() == run.broker.getvalue()
@@ -143,7 +143,7 @@ def test_whichever_minutes_are_missing_stepped_equals_plain(
 
 def test_two_engines_in_turn_number_and_trade_as_each_alone(kit: SimpleNamespace) -> None:
     roots = kit.ROOTS[:2]
-    markets = [kit.slices_of(kit.random_minutes(roots, 1, seed=seed)) for seed in (1, 2)]
+    markets = [kit.slices_of(kit.random_minutes(roots, 1, seed=seed)[:500]) for seed in (1, 2)]
     alone = []
     for slices in markets:
         engine = Stepped(roots)
@@ -205,14 +205,15 @@ def test_a_stepped_cerebro_needs_feeds_and_takes_slice_feeds_only() -> None:
         cerebro.open()
 
 
-@given(st.datetimes(dt.datetime(2013, 1, 1), dt.datetime(2030, 1, 1)))
-def test_a_stamp_on_a_whole_second_comes_back(moment: dt.datetime) -> None:
-    ts = to_nanos(moment.replace(microsecond=0, tzinfo=dt.UTC))
+@given(st.integers(1_357_000_000, 1_893_000_000))
+def test_a_stamp_on_a_whole_second_comes_back(seconds: int) -> None:
+    ts = Nanos(seconds * SECOND)
     assert nanos_of(stamp_of(ts), after=Nanos(ts - 1)) == ts
 
 
 def test_stamps_are_naive_chicago_close_times(kit: SimpleNamespace) -> None:
-    assert bt.num2date(stamp_of(kit.chicago(dt.date(2024, 5, 1), 16))) == dt.datetime(2024, 5, 1, 16)
+    stamp = bt.num2date(stamp_of(kit.chicago(dt.date(2024, 5, 1), 16)))
+    assert (stamp.isoformat(), stamp.tzinfo) == ("2024-05-01T16:00:00", None)
 
 
 def test_the_repeated_hour_of_autumn_goes_forward() -> None:

@@ -22,7 +22,6 @@ from databento.common.error import BentoError
 from databento_dbn import Compression, ErrorCode, SystemCode
 
 from adapters.databento.dbn_files import RecordedTrades, read_trades
-from adapters.databento.feed_source import RecordedSource, SimulatedRoundTheClock, SimulatedSessions, rebased_to
 from adapters.databento.gateway import (
     END_OF_DATA,
     LOCAL_KEY,
@@ -35,6 +34,7 @@ from adapters.databento.gateway import (
     parse_speed,
 )
 from adapters.databento.gateway_faults import Fault, FaultKind, parse_faults
+from adapters.databento.gateway_source import RecordedSource, SimulatedRoundTheClock, SimulatedSessions, rebased_to
 from adapters.databento.market_simulator import SimulatedMarket
 from adapters.databento.simulated_products import PRODUCTS, session_span
 from adapters.databento.symbology import MappedSymbol, RecordedSymbology

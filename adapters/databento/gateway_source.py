@@ -21,7 +21,7 @@ from domain.market import TradeArray
 from domain.units import HOUR, MINUTE, Nanos, floor_to
 
 
-class FeedSource(Protocol):
+class GatewaySource(Protocol):
     """Trades of consecutive segments, numbered from 0, each sorted by ts_recv."""
 
     @property
