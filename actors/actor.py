@@ -8,6 +8,8 @@ the journal would no longer be the session.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -20,7 +22,7 @@ from actors.sequencer import Sequencer
 from domain.envelope import Envelope
 from domain.errors import OurError
 from domain.events import Event
-from domain.ports import JournalReader, Machine
+from domain.ports import JournalFile, Machine
 
 
 class RecoveryDivergedError(OurError):
@@ -100,7 +102,7 @@ class MachineActor(SupervisedActor):
         make_machine: Callable[[], Machine],
         name: str,
         sequencer: Sequencer,
-        open_journal: Callable[[], JournalReader],
+        open_journal: Callable[[], JournalFile],
         report: Report,
         faults: Faults,
     ) -> None:
@@ -131,10 +133,11 @@ class MachineActor(SupervisedActor):
         subscription = self._sequencer.subscribe(self.name, deliver_to(self.actor_ref))
         pending = subscription.pending
         on_file_until = pending[0].seq - 1 if pending else subscription.cut
-        on_file = self._open_journal().envelopes(until=on_file_until, types=self._machine.kinds, source=self.name)
         expected: dict[tuple[int, int], Event] = {}
-        for backlog in (on_file, pending):
-            for envelope in backlog:
+        # Closed at once, also when this catch-up crashes: an open reader would keep the file from being sealed.
+        with contextlib.closing(self._open_journal()) as journal:
+            on_file = journal.envelopes(until=on_file_until, types=self._machine.kinds, source=self.name)
+            for envelope in itertools.chain(on_file, pending):
                 self._recover(envelope, subscription.answered, expected)
         if expected:
             raise RecoveryDivergedError(f"{self.name}: {len(expected)} recovered events are not on record")
@@ -149,8 +152,8 @@ class MachineActor(SupervisedActor):
             return
         self.at_seq = envelope.seq
         self._faults.reach(self.name, envelope.seq, "catch_up")
-        outputs = self._machine.handle(envelope)
         if envelope.seq > answered:
-            self._sequencer.complete(self.name, envelope, outputs, self._machine.next_deadline())
+            self._handle(envelope)
             return
+        outputs = self._machine.handle(envelope)
         expected.update({(envelope.seq, idx): event for idx, event in enumerate(outputs)})

@@ -41,7 +41,7 @@ from domain.orders import Order, OrderState, backoff_ns
 from domain.ports import OrderPayload
 from domain.positions import Fill, Position, limit_fill, market_fill, net_pnl
 from domain.risk import Allowed, KillSwitch, RiskState, judge_entry, judge_exit
-from domain.units import SECOND, Nanos
+from domain.units import SECOND, Nanos, Price
 
 EXIT_BACKOFF_CAP_S = 30.0
 
@@ -177,6 +177,7 @@ class Execution:
             quantity=request.quantity,
             order_type=request.order_type,
             limit_price=request.limit_price,
+            reference_price=request.reference_price,
             decided_ns=request.decided_ns,
             expires_ns=self._time_limit(request),
             ticker=ticker,
@@ -244,6 +245,7 @@ class Execution:
                 order = self._queued_again(order.moved(OrderState.AMBIGUOUS), now, None)
             case OrderAmbiguous():
                 order = order.moved(OrderState.AMBIGUOUS)
+                self._hold(order, price=order.reference_price, ts=now, is_unknown=True)
         self._keep(order)
         return self._send_next(order.root, now)
 
@@ -293,7 +295,7 @@ class Execution:
 
     def _fill(self, trades: TradeArray) -> tuple[Event, ...]:
         working = [order for order in self._orders.values() if order.state is OrderState.ACCEPTED]
-        fills = []
+        fills: list[Event] = []
         for order in working:
             instrument_id = self._instrument_ids.get(order.contract)
             if instrument_id is None:
@@ -302,24 +304,18 @@ class Execution:
             rule = limit_fill if order.order_type == "limit" else market_fill
             fill = rule(order, of_contract, tick_size=self._roots[order.root].data_spec.tick_size)
             if fill is not None:
-                fills.append(self._assume(order, fill))
+                fills += self._assume(order, fill)
         return tuple(fills)
 
-    def _assume(self, order: Order, fill: Fill) -> FillAssumed:
+    def _assume(self, order: Order, fill: Fill) -> tuple[Event, ...]:
         self._keep(order.moved(OrderState.FILLED))
-        pnl = None
+        pnl: Decimal | None = None
+        ended: tuple[OrderExpired, ...] = ()
         if order.intent == "exit":
-            pnl = self._close_position(order, fill)
+            pnl, ended = self._close_position(order, fill), self._end_ambiguous_entries(order.root)
         else:
-            self._positions[order.root] = Position(
-                root=order.root,
-                contract=order.contract,
-                quantity=order.quantity if order.side == "buy" else -order.quantity,
-                price=fill.price,
-                opened_ns=fill.ts,
-                entry_signal_id=order.signal_id,
-            )
-        return FillAssumed(
+            self._hold(order, price=fill.price, ts=fill.ts, is_unknown=False)
+        filled = FillAssumed(
             root=order.root,
             signal_id=order.signal_id,
             contract=order.contract,
@@ -331,6 +327,25 @@ class Execution:
             rule=fill.rule,
             pnl=pnl,
         )
+        return (filled, *ended)
+
+    def _hold(self, order: Order, *, price: Price, ts: Nanos, is_unknown: bool) -> None:
+        self._positions[order.root] = Position(
+            root=order.root,
+            contract=order.contract,
+            quantity=order.quantity if order.side == "buy" else -order.quantity,
+            price=price,
+            opened_ns=ts,
+            entry_signal_id=order.signal_id,
+            is_unknown=is_unknown,
+        )
+
+    def _end_ambiguous_entries(self, root: str) -> tuple[OrderExpired, ...]:
+        """After a full exit the root is flat, whatever its unknown entry had come to."""
+        entries = [o for o in self._orders.values() if o.root == root and o.state is OrderState.AMBIGUOUS]
+        for entry in entries:
+            self._keep(entry.moved(OrderState.EXPIRED))
+        return tuple(OrderExpired(root=root, signal_id=e.signal_id, reason="flat_after_exit") for e in entries)
 
     def _close_position(self, order: Order, fill: Fill) -> Decimal | None:
         position = self._positions.pop(order.root, None)

@@ -66,6 +66,11 @@ class Faults:
                     self._planned.remove(crash)
                     raise InjectedCrash(f"planned crash of {actor} at {seq} ({site})")
 
+    @property
+    def left(self) -> tuple[Crash, ...]:
+        """Planned crashes that have not happened."""
+        return tuple(self._planned)
+
     def pause_s(self) -> float:
         """The length of the next pause: random, 0 when none are planned."""
         return random.uniform(0.0, self._jitter_s) if self._jitter_s else 0.0

@@ -171,6 +171,8 @@ def live_command(request: LiveRequest) -> int:
         )
         result = _run(plan, parts, opener, stopping)
     _print_summary(result)
+    for crash in faults.left:
+        click.echo(f"planned crash did not happen: {crash.actor}@{crash.seq}", err=True)
     return result.exit_code
 
 

@@ -51,8 +51,8 @@ TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
         {OrderState.ACCEPTED, OrderState.REJECTED, OrderState.AMBIGUOUS, OrderState.QUEUED}
     ),
     OrderState.ACCEPTED: frozenset({OrderState.FILLED, OrderState.EXPIRED}),
-    # An ambiguous exit is sent again; an ambiguous entry stays until someone resolves it.
-    OrderState.AMBIGUOUS: frozenset({OrderState.QUEUED}),
+    # An ambiguous exit is sent again; an ambiguous entry stays until its root is known to be flat.
+    OrderState.AMBIGUOUS: frozenset({OrderState.QUEUED, OrderState.EXPIRED}),
     OrderState.REFUSED: frozenset(),
     OrderState.REJECTED: frozenset(),
     OrderState.EXPIRED: frozenset(),
@@ -72,6 +72,8 @@ class Order:
     quantity: int
     order_type: OrderType
     limit_price: Price | None
+    reference_price: Price
+    """The last close when it was decided: what an UNKNOWN position is valued from."""
     decided_ns: Nanos
     """The end of the bar (or the deadline) that decided it."""
     expires_ns: Nanos | None

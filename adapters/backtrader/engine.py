@@ -321,8 +321,7 @@ class CerebroEngine:
                 self._strategy.restore_memory(memory)
 
     def _note_of(self, order: Order, memory: RootMemory | None) -> RequestNote:
-        """The note of a carried order. An UNKNOWN entry of no known price counts as bought at 0: it leaves at once."""
-        price = order.limit_price if order.limit_price is not None else self._last_close.get(order.contract)
+        """The note of a carried order; an UNKNOWN entry is valued from the close that decided it."""
         return RequestNote(
             root=order.root,
             contract=order.contract,
@@ -330,7 +329,7 @@ class CerebroEngine:
             reason=memory.last_exit_reason if memory is not None and order.intent == "exit" else "carried",
             decided_ns=order.decided_ns,
             bar_ns=HOUR if self._settings.decision_timeframe == "1h" else MINUTE,
-            price=Price(0) if price is None else price,
+            price=order.reference_price if order.limit_price is None else order.limit_price,
             bars_held=None if memory is None else memory.bars_held,
         )
 

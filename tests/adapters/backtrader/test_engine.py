@@ -169,6 +169,7 @@ def carry(kit: SimpleNamespace, journal: Any) -> StateCarried:
             quantity=request.quantity,
             order_type=request.order_type,
             limit_price=request.limit_price,
+            reference_price=request.reference_price,
             decided_ns=request.decided_ns,
             expires_ns=None,
             ticker="",
