@@ -21,6 +21,7 @@ from domain.bars import Bar, BarTable, Timeframe
 from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
 from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClosed, StateCarried
+from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
 
 MAX_HOURS = 1_500
@@ -117,7 +118,7 @@ def _state(
         previous_head=head.hash.hex(),
         previous_file_sha256=file_sha256,
         positions=execution.positions,
-        orders=execution.orders,
+        orders=tuple(_left_behind(order) for order in execution.orders),
         # A new session starts its day's P&L at zero; a new segment of the same one does not.
         **({"realised_pnl": execution.realised_pnl} if is_same_session else {}),
         kill_switch=execution.kill_switch,
@@ -130,6 +131,14 @@ def _state(
         resume_ts_event=memory.ts_event,
         resume_records=base64.b64encode(memory.overlap().tobytes()).decode(),
     )
+
+
+def _left_behind(order: Order) -> Order:
+    """An attempt that had no outcome in its own file will have none in the next: there it is ambiguous."""
+    if order.state is not OrderState.SUBMITTED:
+        return order
+    ambiguous = order.moved(OrderState.AMBIGUOUS)
+    return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
 
 
 def fresh_state() -> StateCarried:

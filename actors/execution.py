@@ -211,7 +211,9 @@ class Execution:
         waiting = [order for order in self._orders.values() if order.root == root]
         if any(order.state is OrderState.SUBMITTED for order in waiting):
             return ()
-        due = [order for order in waiting if order.state is OrderState.QUEUED and order.not_before_ns <= now]
+        due = [
+            o for o in waiting if o.state is OrderState.QUEUED and o.not_before_ns <= now and self._may_leave(o, now)
+        ]
         if not due:
             return ()
         first = min(due, key=lambda order: order.intent != "exit")
@@ -227,6 +229,13 @@ class Execution:
                 body_sha256=hashlib.sha256(order.body.encode()).hexdigest(),
             ),
         )
+
+    def _may_leave(self, order: Order, now: Nanos) -> bool:
+        """Limit and switches are asked again before every attempt: what held at the request may be long ago."""
+        if order.intent == "exit":
+            return self._kill_switch != "all"
+        is_in_time = order.expires_ns is None or now < order.expires_ns
+        return is_in_time and self._kill_switch == "off" and self._are_entries_open and self._is_feed_live
 
     def _on_outcome(
         self, outcome: OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent, now: Nanos
@@ -265,6 +274,8 @@ class Execution:
 
     def _deadline_of(self, order: Order) -> Nanos | None:
         if order.state is OrderState.QUEUED:
+            if not self._may_leave(order, order.not_before_ns):
+                return order.expires_ns  # held back: only its end is near
             return min(order.not_before_ns, order.expires_ns or order.not_before_ns)
         if order.state is OrderState.ACCEPTED:
             return self._cancel_ns(order)

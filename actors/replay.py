@@ -108,7 +108,8 @@ def replay(
             counts["inputs"] += 1
         for source, outputs in machines.handle(envelope):
             expected.add(source, envelope.seq, outputs)
-    if divergence is None and (missing := expected.missing(is_finished=is_finished)) is not None:
+    missing = expected.missing(is_finished=is_finished and divergence is None)
+    if missing is not None and (divergence is None or missing[1] < (divergence.cause or divergence.seq)):
         source, cause, event = missing
         divergence = Divergence(
             seq=cause,

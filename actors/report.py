@@ -159,7 +159,7 @@ def orders(envelopes: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
 
 def why(envelopes: Iterable[Envelope], root: str, ts: Nanos) -> list[str] | None:
     """The decision of `root` whose bar ends at `ts` or holds it, in words; None when there is none."""
-    record = list(envelopes)
+    record = list(envelopes)  # all segments of a session, each counting from 1
     found = [e for e in record if isinstance(e.payload, SignalEvaluated) and e.root == root]
     chosen = next((e for e in found if _signal(e).ts == ts), None) or next(
         (e for e in found if _signal(e).bar_start <= ts < _signal(e).ts), None
@@ -193,8 +193,9 @@ def _signal(envelope: Envelope) -> SignalEvaluated:
 def _chain(record: list[Envelope], chosen: Envelope) -> Iterator[str]:
     """From the bar's last trade over the slice and the decision to the order's end."""
     signal = _signal(chosen)
-    by_seq = {envelope.seq: envelope for envelope in record}
-    trade = _last_trade(record, signal, before=chosen.seq)
+    segment = _segment_of(record, chosen)
+    by_seq = {envelope.seq: envelope for envelope in segment}
+    trade = _last_trade(segment, signal, before=chosen.seq)
     if trade is not None:
         yield trade
     causes = []
@@ -206,12 +207,26 @@ def _chain(record: list[Envelope], chosen: Envelope) -> Iterator[str]:
         yield f"seq {envelope.seq} {envelope.type} from {envelope.source} at {iso_utc(envelope.ts_ns)}"
     yield f"seq {chosen.seq} SignalEvaluated from {chosen.source}: {signal.verdict}"
     requests = [
-        e for e in record if isinstance(e.payload, OrderRequested) and e.cause == chosen.cause and e.root == signal.root
+        e
+        for e in segment
+        if isinstance(e.payload, OrderRequested) and e.cause == chosen.cause and e.root == signal.root
     ]
     workflows = {e.payload.signal_id for e in requests if isinstance(e.payload, OrderRequested)}
     for envelope in record:
         if getattr(envelope.payload, "signal_id", None) in workflows:
             yield f"seq {envelope.seq} {envelope.type} from {envelope.source}: {_in_words(envelope)}"
+
+
+def _segment_of(record: list[Envelope], chosen: Envelope) -> list[Envelope]:
+    """The file that `chosen` is in: every segment counts from 1 again."""
+    start, is_found = 0, False
+    for index, envelope in enumerate(record):
+        if index and envelope.seq <= record[index - 1].seq:
+            if is_found:
+                return record[start:index]
+            start = index
+        is_found = is_found or envelope is chosen
+    return record[start:]
 
 
 def _last_trade(record: list[Envelope], signal: SignalEvaluated, *, before: int) -> str | None:

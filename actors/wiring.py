@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,9 @@ import attrs
 import click
 import structlog
 
+from actors.carry import fresh_state
 from actors.faults import Faults, parse_crash
+from actors.in_process import Answer, InProcessSystem, accept
 from actors.live import LiveParts, LiveResult, run_live
 from actors.machines import MachineParts
 from actors.opening import LivePlan, Opener
@@ -38,6 +40,7 @@ from adapters.clock import SystemClock
 from adapters.config import (
     CALENDAR_OVERRIDES_FILE,
     CHECKOUT,
+    CONTRACT_MAP_FILE,
     Config,
     config_digest,
     demo_config,
@@ -45,14 +48,19 @@ from adapters.config import (
     find_config,
     load_config,
 )
+from adapters.contract_map import load_contract_map
 from adapters.log import configure_logging, set_log_session
+from adapters.memory import MemoryJournal
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import JournalFile, segments_of
 from adapters.traderspost.payload import build_payload
 from domain.errors import JournalBroken, JournalUnreadable, OperatorError
-from domain.events import HistoryLoaded
+from domain.events import HistoryLoaded, SessionOpened
+from domain.ibs import StrategySettings
+from domain.instruments import ResolvedContract
 from domain.ports import FeedSource
+from domain.risk import RiskSettings
 from domain.sessions import Session, to_nanos
 from domain.units import Nanos
 
@@ -294,6 +302,57 @@ def _webhook_maker(config: Config, stack: ExitStack) -> Any:
     router = WebhookRouter(url, is_live=config.mode == "live")
     log.info("orders go to", webhook=repr(router))
     return lambda: WebhookRouter(url, is_live=config.mode == "live")
+
+
+# ---------------------------------------------------------------- in process
+
+
+def in_process_system(
+    contracts: Mapping[str, str],
+    *,
+    session: dt.date = dt.date(2024, 5, 1),
+    risk: RiskSettings | None = None,
+    history: HistoryLoaded | None = None,
+    seed: int = 0,
+    answer: Answer = accept,
+    **strategy: Any,
+) -> InProcessSystem:
+    """A paper session in one thread: `contracts` by root (`{"ES": "MESM4"}`), strategy parameters by name.
+
+    The veto is off unless asked for, and there is no history.
+    """
+    traded = load_contract_map(CONTRACT_MAP_FILE).roots
+    roots = tuple(root for root in traded if root.root in contracts)
+    opened = SessionOpened(
+        session=CmeCalendar().session_on(session, roots),
+        segment=1,
+        mode="paper",
+        is_demo=False,
+        account="in-process",
+        clock="feed",
+        seed=seed,
+        version=VERSION,
+        code_digest=code_digest(),
+        config_digest="",
+        libraries={},
+        strategy=StrategySettings(**{"veto": False, **strategy}),
+        risk=risk or RiskSettings(),
+        roots=roots,
+        contracts=tuple(ResolvedContract(root=root, rank=0, raw_symbol=raw) for root, raw in contracts.items()),
+        feed_start_ns=Nanos(0),
+    )
+    journal = MemoryJournal()
+    return InProcessSystem(
+        opened=opened,
+        carried=fresh_state(),
+        history=history or HistoryLoaded(tables=()),
+        parts=MACHINE_PARTS,
+        codec=Codec(),
+        writer=journal,
+        reader=journal,
+        seed=seed,
+        answer=answer,
+    )
 
 
 # ---------------------------------------------------------------- servers

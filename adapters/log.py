@@ -30,6 +30,9 @@ _SHORTEST_PART = 6
 EventDict = MutableMapping[str, Any]
 
 
+LIBRARIES = ("aiohttp", "asyncio", "databento", "pykka")
+
+
 class _State:
     """What is known to the whole process; logging has one process-wide configuration by nature."""
 
@@ -86,6 +89,9 @@ def configure_logging(level: str, *, stream: TextIO, secrets: Sequence[Secret] =
         root.removeHandler(old)
     root.addHandler(handler)
     root.setLevel(level.upper())
+    for library in LIBRARIES:
+        # Their everyday lines say what the journal says; with debug they are wanted.
+        logging.getLogger(library).setLevel(level.upper() if level == "debug" else logging.WARNING)
     logging.captureWarnings(True)
 
 

@@ -121,4 +121,6 @@ def backoff_ns(signal: str, attempt: int, *, base_s: float = 1.0, cap_s: float =
     """
     digest = hashlib.sha256(f"{signal}:{attempt}".encode()).digest()
     jitter = 0.5 + int.from_bytes(digest[:4], "big") / 2**33
-    return Nanos(int(min(cap_s, base_s * 2 ** (attempt - 1)) * jitter * 1e9))
+    # An exit is tried for hours: past the cap the power would outgrow a float.
+    doublings = min(attempt - 1, 30)
+    return Nanos(int(min(cap_s, base_s * 2**doublings) * jitter * 1e9))

@@ -33,7 +33,7 @@ def floor_to(ts: Nanos, step: Nanos) -> Nanos:
 
 
 def price_to_float(price: Price) -> float:
-    """The price in quote currency. Exact both ways for |price| < 9 million (2**53 / 1e9)."""
+    """The price in quote currency. Exact both ways for |price| <= 2.25 million (2**51 / 1e9)."""
     return price / PRICE_SCALE
 
 

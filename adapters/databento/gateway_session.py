@@ -37,6 +37,9 @@ END_OF_DATA = "End of data"
 """Text of the heartbeat-coded SystemMsg that ends the data; its ts_event is the data's exclusive end."""
 LSG_VERSION = "0.7.2"
 SCHEMA = "trades"
+MAPPING_SCHEMA = "ohlcv-1d"
+"""Accepted and answered with mappings alone: how a client asks what a symbol means now.
+(The vendor sends a day bar at the day's end; this gateway has none to send.)"""
 STYPES_IN = ("raw_symbol", "instrument_id", "parent", "continuous")
 
 _KEY_SUFFIX = 5
@@ -54,6 +57,7 @@ class Subscription:
     """One complete subscription request."""
 
     id: str
+    schema: str
     stype_in: str
     symbols: tuple[str, ...]
     start_ns: Nanos | None
@@ -201,7 +205,9 @@ class GatewaySession:
 
     def _activate(self, wire: Wire, subscription: Subscription) -> list[int]:
         """Acknowledge and map one subscription; the instrument ids it adds to the stream."""
-        wire.system(SUBSCRIPTION_ACK, f"Subscription request {subscription.id} for {SCHEMA} data succeeded")
+        wire.system(
+            SUBSCRIPTION_ACK, f"Subscription request {subscription.id} for {subscription.schema} data succeeded"
+        )
         ids = []
         for symbol in subscription.symbols:
             found = self._feed.source.resolve(subscription.stype_in, symbol, self._feed.now_ns)
@@ -210,6 +216,8 @@ class GatewaySession:
             for instrument in found:
                 wire.mapping(subscription.stype_in, symbol, instrument)
                 ids.append(instrument.instrument_id)
+        if subscription.schema == MAPPING_SCHEMA:
+            return []
         self._ids = np.union1d(self._ids, np.array(ids, np.uint32))
         return ids
 
@@ -228,6 +236,8 @@ class GatewaySession:
             if subscription.start_ns is not None:
                 for key in ids:
                     replay_from[key] = min(subscription.start_ns, replay_from.get(key, subscription.start_ns))
+        if all(subscription.schema == MAPPING_SCHEMA for subscription in self._subscriptions):
+            return  # heartbeats go on; the feed's clock does not move for those who take no trades
         if starts:
             if not await self._replay(wire, replay_from, min(starts), position):
                 return
@@ -345,7 +355,7 @@ def parse_control_line(line: bytes) -> dict[str, str]:
 def _subscription(request: Mapping[str, str], symbols: tuple[str, ...]) -> Subscription:
     """The request as a value. Raises RequestRefused for what this gateway does not serve."""
     schema, stype_in = request.get("schema", ""), request.get("stype_in", "")
-    if schema != SCHEMA:
+    if schema not in (SCHEMA, MAPPING_SCHEMA):
         raise RequestRefused(f"this gateway serves the schema {SCHEMA} only, not {schema or 'none'}")
     if stype_in not in STYPES_IN:
         raise RequestRefused(f"stype_in {stype_in or 'none'} is not one of {', '.join(STYPES_IN)}")
@@ -357,7 +367,7 @@ def _subscription(request: Mapping[str, str], symbols: tuple[str, ...]) -> Subsc
     if start is not None and not start.isdecimal():
         raise RequestRefused(f"start {start} is not a stamp in nanoseconds")
     start_ns = None if start is None else Nanos(int(start))
-    return Subscription(id=request.get("id", "0"), stype_in=stype_in, symbols=symbols, start_ns=start_ns)
+    return Subscription(id=request.get("id", "0"), schema=schema, stype_in=stype_in, symbols=symbols, start_ns=start_ns)
 
 
 def _is_positive(text: str) -> bool:

@@ -34,6 +34,8 @@ from domain.ports import (
 from domain.units import Nanos
 
 SCHEMA = "trades"
+MAPPING_SCHEMA = "ohlcv-1d"
+"""What a resolution subscribes to: it brings the same mappings without a flood of trades."""
 QUEUE_LIMIT = 65_536
 """Items between the client's thread and the feed; then the callback blocks and TCP slows the gateway."""
 SILENCE_MARGIN_S = 5.0
@@ -94,6 +96,7 @@ class LiveConnection:
         *,
         client: db.Live,
         dataset: str,
+        schema: str,
         symbols: Sequence[str],
         stype_in: str,
         start_ns: Nanos | None,
@@ -102,6 +105,7 @@ class LiveConnection:
     ) -> None:
         self._client = client
         self._dataset = dataset
+        self._schema = schema
         self._symbols = list(symbols)
         self._stype_in = stype_in
         self._start_ns = start_ns
@@ -143,7 +147,9 @@ class LiveConnection:
         reason, is_fatal = "closed by the gateway", False
         try:
             self._client.add_callback(self._on_record)
-            self._client.subscribe(self._dataset, SCHEMA, self._symbols, stype_in=self._stype_in, start=self._start_ns)
+            self._client.subscribe(
+                self._dataset, self._schema, self._symbols, stype_in=self._stype_in, start=self._start_ns
+            )
             self._client.start()
             self._client.block_for_close()
         except db.BentoError as error:
@@ -227,7 +233,7 @@ class DatabentoSource:
         reason = ""
         for attempt in range(RESOLVE_ATTEMPTS):
             time.sleep(0.5 * attempt)
-            connection = self._connection(symbols, "continuous", None)
+            connection = self._connection(MAPPING_SCHEMA, symbols, "continuous", None)
             try:
                 mapped, ended = _collect_mappings(connection, len(symbols))
             finally:
@@ -250,9 +256,9 @@ class DatabentoSource:
         )
 
     def connect(self, raw_symbols: Sequence[str], start_ns: Nanos | None) -> LiveConnection:
-        return self._connection(raw_symbols, "raw_symbol", start_ns)
+        return self._connection(SCHEMA, raw_symbols, "raw_symbol", start_ns)
 
-    def _connection(self, symbols: Sequence[str], stype_in: str, start_ns: Nanos | None) -> LiveConnection:
+    def _connection(self, schema: str, symbols: Sequence[str], stype_in: str, start_ns: Nanos | None) -> LiveConnection:
         options: dict[str, Any] = {} if self._port is None else {"port": self._port}
         client = db.Live(
             key=self._key,
@@ -265,6 +271,7 @@ class DatabentoSource:
         return LiveConnection(
             client=client,
             dataset=self._dataset,
+            schema=schema,
             symbols=symbols,
             stype_in=stype_in,
             start_ns=start_ns,

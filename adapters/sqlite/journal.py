@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import sqlite3
+import time
 import urllib.parse
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from domain.ports import Codec, Head, JournalEntry
 from domain.units import Nanos
 
 _NAME = re.compile(r"^(?P<session>\d{4}-\d{2}-\d{2})(?:\.(?P<segment>[2-9]|[1-9]\d+))?\.db$")
+SEAL_PATIENCE_S = 10.0
 _COLUMNS = "seq, ts_ns, ts_event, type, version, source, incarnation, cause, idx, corr, root, payload, hash"
 
 Row = tuple[int, Nanos, Nanos | None, str, int, str, int, int | None, int, int | None, str | None, str | bytes, bytes]
@@ -55,9 +57,12 @@ def create_journal(path: Path) -> None:
 
     if path.exists():
         raise OperatorError(f"{path.name} exists already", where=str(path), fix="continue it, or move it away")
+    # Under its own name only when complete: a process that dies here leaves no half journal.
+    unfinished = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        database = sqlite_utils.Database(sqlite3.connect(path, isolation_level=None))
+        unfinished.unlink(missing_ok=True)
+        database = sqlite_utils.Database(sqlite3.connect(unfinished, isolation_level=None))
         connection = database.conn
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
@@ -68,6 +73,7 @@ def create_journal(path: Path) -> None:
             database.create_view(name, sql)
         connection.execute("INSERT INTO head VALUES (1, 0, ?, 'open')", (GENESIS,))
         connection.close()
+        unfinished.rename(path)
     except (OSError, sqlite3.Error) as error:
         raise OperatorError(
             f"cannot create the journal: {error}", where=str(path), fix="check the directory's permissions and space"
@@ -236,13 +242,36 @@ def _row_hash(previous: bytes, row: Row) -> bytes:
 
 
 def seal(path: Path) -> str:
-    """Make a closed file final: one file without WAL, read-only. Returns the file's own sha256 (hex)."""
+    """Make a closed file final: one file without WAL, read-only. Returns the file's own sha256 (hex).
+
+    Readers are waited for; OperatorError when one keeps the file open. Sealing twice is nothing.
+    """
+    patience = time.monotonic() + SEAL_PATIENCE_S
     connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.execute("PRAGMA journal_mode = DELETE")
-    connection.close()
+    try:
+        while not _left_wal(connection):
+            if time.monotonic() > patience:
+                raise OperatorError(
+                    "cannot be sealed while another program reads it",
+                    where=str(path),
+                    fix="end that program; the session is complete, and the next start seals it",
+                )
+            time.sleep(0.05)
+    finally:
+        connection.close()
     path.chmod(0o444)
     return file_sha256(path)
+
+
+def _left_wal(connection: sqlite3.Connection) -> bool:
+    """Fold the WAL into the file; False when a reader stands in the way (no busy timeout covers that)."""
+    try:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return bool(connection.execute("PRAGMA journal_mode = DELETE").fetchone()[0] == "delete")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+            raise
+        return False
 
 
 def file_sha256(path: Path) -> str:

@@ -49,4 +49,4 @@ def first_difference(one: list[Line], other: list[Line]) -> str:
 
 
 def _shown(line: Line) -> str:
-    return str(tuple(f"<{len(v)} bytes>" if isinstance(v, bytes) else v for v in line))
+    return str(tuple(f"<{len(v)} bytes>" if isinstance(v, bytes) else v for v in line))[:400]
