@@ -68,7 +68,8 @@ def chain_hash(
 ) -> bytes:
     """sha256(previous + every column, each prefixed by its length): 32 bytes.
 
-    Length prefixes keep ("ab", "c") and ("a", "bc") apart; a NULL is a length of its own.
+    Length prefixes keep ("ab", "c") and ("a", "bc") apart; a NULL is a length of its own, and
+    the mark after the length is `:` for text and numbers, `!` for a BLOB.
     """
     digest = hashlib.sha256(previous)
     for value in (seq, ts_ns, ts_event, type, version, source, incarnation, cause, idx, corr, root, raw):
@@ -76,6 +77,6 @@ def chain_hash(
             digest.update(b"-1:")
             continue
         data = value if isinstance(value, bytes) else str(value).encode()
-        digest.update(b"%d:" % len(data))
+        digest.update(b"%d!" % len(data) if isinstance(value, bytes) else b"%d:" % len(data))
         digest.update(data)
     return digest.digest()

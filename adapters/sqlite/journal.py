@@ -61,7 +61,8 @@ def create_journal(path: Path) -> None:
     unfinished = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{unfinished}{suffix}").unlink(missing_ok=True)
         database = sqlite_utils.Database(sqlite3.connect(unfinished, isolation_level=None))
         connection = database.conn
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")

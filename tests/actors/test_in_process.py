@@ -48,8 +48,9 @@ def test_every_seed_gives_the_same_journal_and_it_replays(seed: int) -> None:
             for minute in range(0, 60, 7):
                 for place, contract in enumerate(("MESM4", "MNQM4", "M2KM4", "MYMM4")):
                     ts = parse_time(f"2024-05-01T{hour}:{minute:02d}:{10 + place:02d}Z")
-                    # Odd hours fall and close on their low; even ones fall on through the limit, then rise.
-                    points = -minute if hour % 2 else -66 + 2 * max(0, minute - 14)
+                    # Odd hours close on their low; even ones fall on through the limit and then rise, or
+                    # (the Dow) rise at once, so that its limit is never met and expires on a decision bar.
+                    points = -minute if hour % 2 else minute if place == 3 else -66 + 2 * max(0, minute - 14)
                     system.trade(contract, ts, float_to_price(5000.0 + 100 * place + points))
         system.advance(parse_time("2024-05-01T20:00:00Z"))
         journals.append([(e.seq, e.cause, e.type, e.raw) for e in system.envelopes() if e.type != "SessionOpened"])
