@@ -23,6 +23,7 @@ from domain.errors import JournalUnreadable
 from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClosed, StateCarried
 from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
+from domain.positions import Position
 
 MAX_HOURS = 1_500
 """Hour bars of history kept per root: about three months of sessions."""
@@ -117,7 +118,7 @@ def _state(
         previous_segment=opened.segment,
         previous_head=head.hash.hex(),
         previous_file_sha256=file_sha256,
-        positions=execution.positions,
+        positions=_with_unknown(execution.positions, execution.orders),
         orders=tuple(_left_behind(order) for order in execution.orders),
         # A new session starts its day's P&L at zero; a new segment of the same one does not.
         **({"realised_pnl": execution.realised_pnl} if is_same_session else {}),
@@ -139,6 +140,24 @@ def _left_behind(order: Order) -> Order:
         return order
     ambiguous = order.moved(OrderState.AMBIGUOUS)
     return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
+
+
+def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tuple[Position, ...]:
+    """The positions, and for every entry left behind the one that it may have opened."""
+    suspected = [
+        Position(
+            root=order.root,
+            contract=order.contract,
+            quantity=order.quantity if order.side == "buy" else -order.quantity,
+            price=order.reference_price,
+            opened_ns=order.decided_ns,
+            entry_signal_id=order.signal_id,
+            is_unknown=True,
+        )
+        for order in orders
+        if order.state is OrderState.SUBMITTED and order.intent == "entry"
+    ]
+    return tuple(sorted((*positions, *suspected), key=lambda position: position.root))
 
 
 def fresh_state() -> StateCarried:

@@ -22,9 +22,7 @@ def array_of(rows: list[tuple[int, int]]) -> TradeArray:
     return trades
 
 
-TRADES = st.lists(
-    st.tuples(st.integers(-(2**62), 2**62), st.integers(0, 2**32 - 1)), min_size=1, max_size=40
-)
+TRADES = st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(0, 2**32 - 1)), min_size=1, max_size=40)
 
 
 def fold(rows: list[tuple[int, int]], *, is_outside_hours: bool = False) -> Bar:
