@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -54,7 +55,7 @@ def test_a_bar_is_what_a_person_would_count(rows: list[tuple[int, int]]) -> None
 @given(TRADES, st.data())
 def test_trades_folded_in_any_pieces_make_the_same_bar(rows: list[tuple[int, int]], data: st.DataObject) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, len(rows)), max_size=6)) | {0, len(rows)})
-    pieces = [fold(rows[start:end]) for start, end in zip(cuts, cuts[1:], strict=False)]
+    pieces = [fold(rows[start:end]) for start, end in pairwise(cuts)]
     assert reduce(merge_bars, pieces) == fold(rows)
 
 

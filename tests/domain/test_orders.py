@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -51,11 +50,7 @@ def order(**changes: Any) -> Order:
     return Order(**(values | changes))
 
 
-def steps() -> Iterator[tuple[OrderState, OrderState]]:
-    yield from product(OrderState, OrderState)
-
-
-@pytest.mark.parametrize(("before", "after"), steps())
+@pytest.mark.parametrize(("before", "after"), list(product(OrderState, OrderState)))
 def test_an_order_moves_only_along_the_table(before: OrderState, after: OrderState) -> None:
     if (before.value, after.value) in ALLOWED:
         assert order(state=before).moved(after).state is after

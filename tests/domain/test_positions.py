@@ -130,7 +130,7 @@ def test_an_order_that_was_not_accepted_cannot_fill() -> None:
     ],
 )
 def test_net_pnl_of_known_trades(
-    entry: str, exit: str, quantity: int, multiplier: str, commission: str, net: str
+    *, entry: str, exit: str, quantity: int, multiplier: str, commission: str, net: str
 ) -> None:
     found = net_pnl(
         entry=Price(int(Decimal(entry).scaleb(9))),
