@@ -160,11 +160,7 @@ STRATEGIES = build(
     cancel_after_s=INT64,
 )
 RISK = build(RiskSettings, max_positions=INT64, entry_freshness_s=INT64, entry_time_limit_s=INT64)
-MEMORIES = build(
-    events.RootMemory,
-    root=TEXT,
-    **{field.name: TEXT if field.type == "str" else INT64 for field in attrs.fields(events.RootMemory)[1:]},
-)
+MEMORIES = build(events.RootMemory, root=TEXT, bars_held=INT64, cooldown_left=INT64, last_exit_reason=TEXT)
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
 SEAMS = build(RollSeam, root=TEXT, from_contract=TEXT, to_contract=TEXT, ts=INT64, difference=INT64)
 
