@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from domain.envelope import Envelope
 
 EXIT_UNREADABLE = 2
+PORT = click.IntRange(0, 65_535)
+SEED = click.IntRange(0, 2**32 - 1)
 
 
 class _Group(click.Group):
@@ -48,7 +50,9 @@ def _fail(message: str, exit_code: int) -> NoReturn:
 
 
 @click.group(cls=_Group)
-@click.option("--log-level", default="info", show_default=True, help="debug, info, warning or error.")
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 @click.pass_context
 def cli(ctx: click.Context, log_level: str) -> None:
     """Rooney: futures trading whose every session replays bit for bit."""
@@ -65,9 +69,11 @@ def cli(ctx: click.Context, log_level: str) -> None:
 @click.option("--speed", help="Demo only: feed seconds per second, or max.")
 @click.option("--until", help="Stop at this moment of feed time (ISO 8601 with zone).")
 @click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of the config's journal_dir.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the simulated market.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the simulated market.")
 @click.option("--crash", multiple=True, metavar="ACTOR@SEQ", help="Crash this actor once, on purpose.")
-@click.option("--jitter-ms", type=float, default=0.0, help="Random pauses in every actor: a trial of determinism.")
+@click.option(
+    "--jitter-ms", type=click.FloatRange(0, 1000), default=0.0, help="Random pauses in every actor: a trial."
+)
 @click.pass_obj
 def live(log_level: str, /, **options: Any) -> None:
     """Trade: the feed into the journal, decisions out to TradersPost."""
@@ -96,12 +102,12 @@ def replay(file: Path, as_json: bool, until: int | None) -> None:
 @cli.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--simulate", is_flag=True, help="Serve the simulated market instead of files.")
-@click.option("--port", type=int, default=0, help="0: any free port.")
+@click.option("--port", type=PORT, default=0, help="0: any free port.")
 @click.option("--speed", help="Feed seconds per second, or max. Default 1.")
 @click.option("--start-at", help="ISO moment, or now (with --simulate: real time, round the clock).")
 @click.option("--rebase", help="now: shift a file's stamps to the present and play it in real time.")
 @click.option("--key", help="The API key that is accepted.")
-@click.option("--seed", type=int, default=1, show_default=True)
+@click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--session", default="2024-05-01", show_default=True, help="First simulated session.")
 @click.option("--sessions", type=int, default=1, show_default=True, help="How many sessions in a row.")
 @click.option("--trades", type=int, help="Simulated trades per session.")
@@ -115,7 +121,7 @@ def gateway(log_level: str, /, **options: Any) -> None:
 
 
 @cli.command()
-@click.option("--port", type=int, default=0, help="0: any free port.")
+@click.option("--port", type=PORT, default=0, help="0: any free port.")
 @click.option("--uuid", default="demo", show_default=True)
 @click.option("--password", default="demo", show_default=True)
 @click.option("--clock", type=click.Choice(["system", "request"]), default="system", help="request: simulated time.")

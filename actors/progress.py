@@ -1,4 +1,4 @@
-"""The progress of a live run: one line that rewrites itself on a terminal, plain lines elsewhere."""
+"""The progress of a live run: one line that rewrites itself on a terminal, elsewhere a line per hour of the feed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TextIO
 
 from actors.tally import Tally
 from domain.sessions import iso_utc
+from domain.units import HOUR
 
-TERMINAL_INTERVAL_S = 0.5
-PLAIN_INTERVAL_S = 10.0
+INTERVAL_S = 0.5
 
 
 class Progress:
@@ -40,11 +40,15 @@ class Progress:
             self._stream.flush()
 
     def _run(self) -> None:
-        interval_s = TERMINAL_INTERVAL_S if self._is_terminal else PLAIN_INTERVAL_S
-        while not self._stopping.wait(interval_s):
+        shown_hour = 0
+        while not self._stopping.wait(INTERVAL_S):
             tally = self._tally
             if tally is None or not tally.feed_ns:
                 continue
+            hour = tally.feed_ns // HOUR
+            if not self._is_terminal and hour == shown_hour:
+                continue  # a log keeps every line: one in an hour of a session is enough
+            shown_hour = hour
             line = (
                 f"{iso_utc(tally.feed_ns)[:16]}Z  {tally.trades:>9,} trades  {tally.bars['1m']:>6,} minutes  "
                 f"{tally.decisions:>4} decisions  {tally.entries + sum(tally.exits.values()):>3} orders  "

@@ -49,7 +49,7 @@ from adapters.config import (
     load_config,
 )
 from adapters.contract_map import load_contract_map
-from adapters.log import configure_logging, set_log_session
+from adapters.log import configure_logging, register_secret, set_log_session
 from adapters.memory import MemoryJournal
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
@@ -136,6 +136,9 @@ def live_command(request: LiveRequest) -> int:
     faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
     until_ns = None if request.until is None else parse_time(request.until)
     config = _config_of(request)
+    for secret in (config.databento_key, config.webhook_url):
+        if secret is not None:
+            register_secret(secret)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -126,7 +126,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> 
         traderspost("--clock", "request", "--unavailable", "MCL") as address,
     ):
         config = write_config(tmp_path / "killed", port=port, strategy=STRATEGY, risk="{max_positions: 6}")
-        arguments = command("live", "--config", str(config), "--until", "2024-05-01T02:30:00Z")
+        arguments = command("live", "--config", str(config), "--until", "2024-05-01T02:30:00Z", "--jitter-ms", "3")
         url = f"http://{address}{WEBHOOK_PATH}"
         for _ in range(3):
             process = subprocess.Popen(
@@ -137,7 +137,7 @@ def test_a_killed_process_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> 
                 stderr=subprocess.DEVNULL,
             )
             wait_for(config.parent / "journal" / "2024-05-01.db")
-            time.sleep(chance.uniform(1.5, 3.0))
+            time.sleep(chance.uniform(2.0, 4.0))
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL)
                 kills += 1
