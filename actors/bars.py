@@ -204,8 +204,10 @@ class BarAggregator:
         hours = session.hours_of(minute.root)
         end = hour_end(minute.ts_start, hours.open_ns)
         hour = attrs.evolve(minute, ts_start=Nanos(end - HOUR), ts_end=end)
-        # After its root's close a trade belongs to no exchange session: it goes with the file's.
-        day_end = hours.close_ns if minute.ts_start < hours.close_ns else session.end_ns
-        day = attrs.evolve(minute, ts_start=min(hours.open_ns, minute.ts_start), ts_end=day_end)
+        if minute.ts_start < hours.close_ns:
+            day = attrs.evolve(minute, ts_start=min(hours.open_ns, minute.ts_start), ts_end=hours.close_ns)
+        else:
+            # After its root's close a trade belongs to no exchange session: it goes with the rest of the file.
+            day = attrs.evolve(minute, ts_start=hours.close_ns, ts_end=session.end_ns)
         for book, bar in ((self._hours, hour), (self._days, day)):
             book[bar.contract] = merge_bars(book[bar.contract], bar) if bar.contract in book else bar

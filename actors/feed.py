@@ -16,7 +16,7 @@ import base64
 import random
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
@@ -38,7 +38,7 @@ from domain.events import (
     TradesReceived,
 )
 from domain.instruments import ResolvedContract
-from domain.market import FRAME_LIMIT, TradeArray, empty_trades, trades_from_bytes
+from domain.market import FRAME_LIMIT, TradeArray, empty_trades, last_event_time, trades_from_bytes
 from domain.ports import (
     DataExhausted,
     Ended,
@@ -58,6 +58,8 @@ OVERLAP = Nanos(2 * SECOND)
 """How far before the last journaled record a resumed session starts: ts_event can be out of order."""
 CLOSING_GRACE = Nanos(2 * SECOND)
 """In real time a minute closes this long after its end when nothing newer has arrived."""
+FRESH_LAG = Nanos(3 * SECOND)
+"""A feed whose last record is no older than this is not behind."""
 TAKE_TIMEOUT_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 30.0
@@ -72,7 +74,7 @@ class FeedMemory:
         self.mapped: dict[str, SymbolMapped] = {}
         self.last_tick = Nanos(0)
         self.watermark = Nanos(0)
-        self.status: str = "connecting"
+        self.status: str = "reconnecting"
         self.has_records = False
         self._tail: deque[TradeArray] = deque()
 
@@ -97,10 +99,10 @@ class FeedMemory:
 
     def _remember(self, trades: TradeArray) -> None:
         self.has_records = True
-        self.ts_event = Nanos(max(self.ts_event or 0, int(trades["ts_event"].max())))
+        self.ts_event = Nanos(max(self.ts_event or 0, last_event_time(trades)))
         self._tail.append(trades)
         # Twice the overlap, so that a record whose ts_event came early is still here.
-        while len(self._tail) > 1 and int(self._tail[0]["ts_event"].max()) < self.ts_event - 2 * OVERLAP:
+        while len(self._tail) > 1 and last_event_time(self._tail[0]) < self.ts_event - 2 * OVERLAP:
             self._tail.popleft()
 
     def overlap(self) -> TradeArray:
@@ -148,6 +150,7 @@ class FeedFinished:
 
     reason: Literal["session_over", "exhausted", "until", "refused"]
     is_exhausted: bool = False
+    """The feed has no more data at all."""
     error: OperatorError | None = None
 
 
@@ -201,7 +204,9 @@ class FeedActor(SupervisedActor):
             if self._clock is None and not self._sequencer.wait_quiet(self._stopping.is_set):
                 return
             self._faults.reach("feed", self._sequencer.seq + 1, "catch_up")
-            self._connect()
+            if self._memory.status == "live":
+                self._publish(FeedStatusChanged(status="reconnecting", reason="the feed was restarted"))
+            self._connect(with_replay=True)
         elif not self._is_finished and not self._stopping.is_set():
             self._pump()
         if not self._is_finished and not self._stopping.is_set():
@@ -216,15 +221,15 @@ class FeedActor(SupervisedActor):
 
     # ------------------------------------------------------------- connection
 
-    def _connect(self) -> None:
+    def _connect(self, *, with_replay: bool) -> None:
         start = self._memory.resume_ns()
         self._filter = ReplayFilter(self._memory.overlap())
         self._held = empty_trades()
         self._unmapped = set(self._contracts)
         self._exhausted_ns = None
         start_ns = self._opened.feed_start_ns if start is None else start
-        self._is_replaying = True
-        self._connection = self._source.connect(sorted(self._contracts), start_ns)
+        self._is_replaying = with_replay
+        self._connection = self._source.connect(sorted(self._contracts), start_ns if with_replay else None)
 
     def _disconnect(self) -> None:
         if self._connection is not None:
@@ -237,12 +242,15 @@ class FeedActor(SupervisedActor):
             error = OperatorError(ended.reason, where="feed", fix="check the API key, its entitlements and the symbols")
             self._finish(FeedFinished(reason="refused", error=error))
             return
-        if self._memory.status == "live":
+        if ended.is_aged_out:
+            # Backfill needs the vendor's history; until then the gap is on record and bars miss it.
+            self._publish(FeedStatusChanged(status="gap", reason=ended.reason))
+        elif self._memory.status == "live":
             self._publish(FeedStatusChanged(status="reconnecting", reason=ended.reason))
         cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2**self._failures)
         self._failures += 1
         if not self._stopping.wait(BACKOFF_FIRST_S + random.uniform(0.0, cap)):
-            self._connect()
+            self._connect(with_replay=not ended.is_aged_out)
 
     def _pump(self) -> None:
         if self._connection is None:
@@ -273,7 +281,9 @@ class FeedActor(SupervisedActor):
             case Heartbeat(ts=ts):
                 self._heartbeat_ns = ts
             case SlowReader(reason=reason):
-                self._publish(FeedStatusChanged(status="stale", reason=reason))
+                # In simulated time the market waits for us: being behind is how it should be.
+                if self._clock is not None and self._memory.status == "live":
+                    self._publish(FeedStatusChanged(status="stale", reason=reason))
             case Ended():
                 return item
             case Subscribed():
@@ -371,6 +381,7 @@ class FeedActor(SupervisedActor):
         """Publish the minutes that are complete and move the watermark past them."""
         self._refuse_past_data()
         now = self._now()
+        self._recover_from_stale(now)
         closed = floor_to(Nanos(now - CLOSING_GRACE), MINUTE) if self._memory.status == "live" else Nanos(0)
         seen = Nanos(int(self._held["ts_recv"][-1])) if len(self._held) else self._heartbeat_ns
         watermark = min(max(closed, floor_to(seen, MINUTE)), self._opened.session.end_ns)
@@ -388,6 +399,12 @@ class FeedActor(SupervisedActor):
             self._finish(FeedFinished(reason="until"))
         elif self._exhausted_ns is not None and not len(self._held):
             self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
+
+    def _recover_from_stale(self, now: Nanos) -> None:
+        """`stale` ends once what arrives is recent again."""
+        seen = int(self._held["ts_recv"][-1]) if len(self._held) else self._heartbeat_ns
+        if self._memory.status == "stale" and now - seen < FRESH_LAG:
+            self._publish(FeedStatusChanged(status="live", reason="caught up"))
 
     def _refuse_past_data(self) -> None:
         if len(self._held) and int(self._held["ts_recv"][0]) < self._opened.session.start_ns - 3600 * SECOND:
@@ -407,8 +424,3 @@ def _symbol_mapped(contract: ResolvedContract, mapped: Mapped) -> SymbolMapped:
         rank=contract.rank,
         instrument_id=mapped.instrument_id,
     )
-
-
-def subscribed_contracts(contracts: Sequence[ResolvedContract]) -> list[str]:
-    """The raw symbols of a session's subscription, in order."""
-    return sorted(contract.raw_symbol for contract in contracts if contract.raw_symbol is not None)

@@ -7,8 +7,10 @@ Exit codes: 0 done, 1 diverged or broken, 2 usage or unreadable, 69 feed unreach
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 EXIT_UNREADABLE = 2
 PORT = click.IntRange(0, 65_535)
 SEED = click.IntRange(0, 2**32 - 1)
+_FIX_UNREADABLE = (
+    "check the path; a newer file needs the program that wrote it, a damaged one has to come back from a copy"
+)
+_WRITE_FAILED = (
+    "What was committed before is safe, and nothing was sent after it.\n"
+    "  fix: see that the disk is there, writable and has space; the next start continues the session"
+)
 
 
 class _Group(click.Group):
@@ -35,11 +44,11 @@ class _Group(click.Group):
         except OperatorError as error:
             _fail(str(error), error.exit_code)
         except JournalBroken as error:
-            _fail(str(error), 1)
+            _fail(f"{error}\n  fix: trust nothing from seq {error.seq} on; restore the file from a copy", 1)
         except JournalError as error:
-            _fail(str(error), EXIT_UNREADABLE)
+            _fail(f"{error}\n  fix: {_FIX_UNREADABLE}", EXIT_UNREADABLE)
         except JournalWriteFailed as error:
-            _fail(f"{error}\n  What was committed before is safe; nothing was sent after it.\n  fix: free space", 70)
+            _fail(f"{error}\n  {_WRITE_FAILED}", 70)
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
@@ -71,9 +80,7 @@ def cli(ctx: click.Context, log_level: str) -> None:
 @click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of the config's journal_dir.")
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the simulated market.")
 @click.option("--crash", multiple=True, metavar="ACTOR@SEQ", help="Crash this actor once, on purpose.")
-@click.option(
-    "--jitter-ms", type=click.FloatRange(0, 1000), default=0.0, help="Random pauses in every actor: a trial."
-)
+@click.option("--jitter-ms", type=click.FloatRange(0, 1000), default=0.0, help="Random pauses in every actor: a trial.")
 @click.pass_obj
 def live(log_level: str, /, **options: Any) -> None:
     """Trade: the feed into the journal, decisions out to TradersPost."""
@@ -88,7 +95,7 @@ def live(log_level: str, /, **options: Any) -> None:
 @cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@click.option("--until", type=int, metavar="SEQ", help="Compare up to this seq (of the last segment).")
+@click.option("--until", type=click.IntRange(1), metavar="SEQ", help="Compare up to this seq (of the last segment).")
 def replay(file: Path, as_json: bool, until: int | None) -> None:
     """Decide a recorded session again and compare. Exit 0 identical, 1 diverged, 2 unreadable."""
     from actors.wiring import replay_command
@@ -147,10 +154,11 @@ def journal() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def verify(file: Path) -> None:
     """Check order, hash chain and head. Exit 0 clean, 1 broken, 2 unreadable."""
-    from actors.wiring import open_segments
+    from actors.wiring import naming, open_segments
 
     for segment in open_segments(file):
-        count = segment.verify()
+        with naming(segment.path):
+            count = segment.verify()
         click.echo(f"{segment.path.name}: {count} events, chain and head hold, status {segment.head().status}")
 
 
@@ -161,7 +169,12 @@ def verify(file: Path) -> None:
 def events(file: Path, type_: str | None, as_json: bool) -> None:  # JSON lines are the only form
     """Envelopes with their payloads; market batches by their counts."""
     from actors.report import event_line
+    from domain.events import EVENT_TYPES
 
+    if type_ is not None and type_ not in EVENT_TYPES:
+        close = difflib.get_close_matches(type_, EVENT_TYPES, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"one of: {', '.join(sorted(EVENT_TYPES))}"
+        _fail(f"--type: no event type is called {type_!r}\n  fix: {hint}", EXIT_UNREADABLE)
     for envelope in _envelopes(file, types=None if type_ is None else {type_}):
         payload = json.loads(envelope.raw) if isinstance(envelope.raw, str) else None
         click.echo(json.dumps(event_line(envelope, payload)))
@@ -177,8 +190,12 @@ def bars(file: Path, root: str | None, timeframe: Any, as_csv: bool) -> None:  #
     from actors.report import BAR_HEADER, bar_row
     from actors.report import bars as closed_bars
 
+    closed = closed_bars(
+        _envelopes(file, types={"SliceClosed"}), timeframe=timeframe, root=None if root is None else root.upper()
+    )
+    first = next(closed, None)  # before the header: an unreadable file prints nothing
     click.echo(",".join(BAR_HEADER))
-    for bar in closed_bars(_envelopes(file, types={"SliceClosed"}), timeframe=timeframe, root=root):
+    for bar in () if first is None else chain((first,), closed):
         click.echo(",".join(map(str, bar_row(bar))))
 
 
@@ -213,17 +230,18 @@ def why(file: Path, root: str, time: str) -> None:
     from actors.report import why as explain
     from actors.wiring import parse_time
 
-    lines = explain(_envelopes(file), root.upper(), parse_time(time))
+    lines = explain(_envelopes(file), root.upper(), parse_time(time, where="TIME"))
     if lines is None:
         _fail(f"{file}: no decision of {root} at {time}\n  fix: see `journal decisions {file} --json`", 1)
     click.echo("\n".join(lines))
 
 
 def _envelopes(file: Path, types: set[str] | None = None) -> Iterator[Envelope]:
-    from actors.wiring import open_segments
+    from actors.wiring import naming, open_segments
 
     for segment in open_segments(file):
-        yield from segment.envelopes(types=types)
+        with naming(segment.path):
+            yield from segment.envelopes(types=types)
 
 
 # ---------------------------------------------------------------- config

@@ -28,6 +28,9 @@ from domain.units import SECOND, Nanos
 CLOCK_TOLERANCE = Nanos(600 * SECOND)
 """With `clock: system` the feed's own time may differ by this much from ours."""
 
+REPLAY_WINDOW = Nanos(23 * 3600 * SECOND + 55 * 60 * SECOND)
+"""Databento replays the last 24 hours; asked for more it sends nothing."""
+
 log = structlog.get_logger()
 
 
@@ -165,11 +168,16 @@ class Opener:
             session=session,
             segment=1,
             contracts=self._contracts(contracts_of, session),
-            # Before the first record of a file the feed is asked for the session from its start.
-            feed_start_ns=session.start_ns,
+            feed_start_ns=self._feed_start(session),
         )
         history = left.history if left is not None else self.load_history(session)
         return self._create(opened, history, left)
+
+    def _feed_start(self, session: Session) -> Nanos:
+        """Where the feed begins before any record is on file: the session's start, or as far back as it goes."""
+        if self.plan.is_simulated:
+            return session.start_ns
+        return max(session.start_ns, Nanos(self.now() - REPLAY_WINDOW))
 
     def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
         carried = left.carried if left is not None else fresh_state()

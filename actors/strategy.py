@@ -24,7 +24,7 @@ from domain.events import (
     StateCarried,
 )
 from domain.ports import EngineFactory, TradingEngine
-from domain.units import Nanos
+from domain.units import SECOND, Nanos
 
 _PRICES = slice(BAR_COLUMNS.index("open"), BAR_COLUMNS.index("close") + 1)
 
@@ -63,7 +63,7 @@ class Strategy:
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
         match envelope.payload:
             case SliceClosed() as closed:
-                return self._ready().step(closed)
+                return self._ready().step(closed, is_late=self._is_late(envelope, closed))
             case ClockTicked(ts=ts):
                 return self._ready().on_clock(ts)
             case SessionOpened() as opened:
@@ -85,6 +85,9 @@ class Strategy:
     def memories(self) -> tuple[RootMemory, ...]:
         """What the next file must go on with."""
         return self._ready().memories()
+
+    def _is_late(self, envelope: Envelope, closed: SliceClosed) -> bool:
+        return self._opened is not None and envelope.ts_ns - closed.ts > self._opened.risk.entry_freshness_s * SECOND
 
     def _ready(self) -> TradingEngine:
         if self._engine is None:

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -100,13 +100,13 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
 
 
-def parse_time(text: str) -> Nanos:
-    """An ISO 8601 moment, UTC without a zone. Raises OperatorError (exit 2) for anything else."""
+def parse_time(text: str, *, where: str = "") -> Nanos:
+    """An ISO 8601 moment, UTC without a zone. Raises OperatorError (exit 2), naming `where`, for anything else."""
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise OperatorError(
-            f"{text!r} is no ISO 8601 time", fix="write it like 2024-05-01T14:00Z", exit_code=2
+            f"{text!r} is no ISO 8601 time", where=where, fix="write it like 2024-05-01T14:00Z", exit_code=2
         ) from error
     return to_nanos(moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC))
 
@@ -134,7 +134,7 @@ def live_command(request: LiveRequest) -> int:
     """Run `live`; the exit code."""
     configure_logging(request.log_level, stream=sys.stderr)
     faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
-    until_ns = None if request.until is None else parse_time(request.until)
+    until_ns = None if request.until is None else parse_time(request.until, where="--until")
     config = _config_of(request)
     for secret in (config.databento_key, config.webhook_url):
         if secret is not None:
@@ -159,6 +159,7 @@ def live_command(request: LiveRequest) -> int:
     )
     with ExitStack() as stack:
         codec = Codec()
+        make_webhook = _webhook_maker(config, stack)
         journals = SqliteJournals(config.journal_dir, codec)
         stack.callback(journals.release)
         source, load_history = _market(config, request, stack)
@@ -166,7 +167,7 @@ def live_command(request: LiveRequest) -> int:
             journals=journals,
             codec=codec,
             source=source,
-            make_webhook=_webhook_maker(config, stack),
+            make_webhook=make_webhook,
             machine_parts=MACHINE_PARTS,
             now=SystemClock().now_ns,
             faults=faults,
@@ -218,6 +219,7 @@ def _config_of(request: LiveRequest) -> Config:
                 fix="leave --config and --overlay out",
                 exit_code=2,
             )
+        _demo_speed(request)  # refused before anything is begun
         return demo_config(request.journal_dir or Path.cwd() / "journal", os.environ)
     if request.speed is not None:
         raise OperatorError(
@@ -249,6 +251,12 @@ def _market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[Fee
     return source, lambda session: HistoryLoaded(tables=())
 
 
+def _demo_speed(request: LiveRequest) -> float:
+    from adapters.databento.gateway import parse_speed
+
+    return parse_speed(request.speed or DEMO_SPEED)
+
+
 def _demo_market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[FeedSource, Any]:
     from adapters.databento.demo_history import demo_history
     from adapters.databento.gateway import (
@@ -258,14 +266,12 @@ def _demo_market(config: Config, request: LiveRequest, stack: ExitStack) -> tupl
         GatewayRequest,
         GatewayThread,
         build_source,
-        parse_speed,
     )
     from adapters.databento.live import DatabentoSource
     from adapters.databento.market_simulator import SimulatedMarket
 
     feed, _ = build_source(GatewayRequest(simulate=True, seed=request.seed))
-    speed = parse_speed(request.speed or DEMO_SPEED)
-    server = stack.enter_context(GatewayThread(Gateway(feed, keys=(LOCAL_KEY,), speed=speed)))
+    server = stack.enter_context(GatewayThread(Gateway(feed, keys=(LOCAL_KEY,), speed=_demo_speed(request))))
     market = SimulatedMarket(request.seed)
 
     def load_history(session: Session) -> HistoryLoaded:
@@ -414,6 +420,19 @@ def open_segments(file: Path) -> Iterator[JournalFile]:
             yield journal
 
 
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """What is wrong with a journal is told with the file it is wrong in."""
+    try:
+        yield
+    except JournalBroken as error:
+        raise JournalBroken(f"{file}: {error}", seq=error.seq) from error
+    except JournalUnreadable as error:
+        if str(file) in str(error):
+            raise
+        raise JournalUnreadable(f"{file}: {error}") from error
+
+
 def describe_config(path: Path | None, overlays: tuple[Path, ...]) -> list[tuple[str, str, str]]:
     """(key, value, source) of the configuration that `live` would use."""
     found = find_config(path, os.environ, Path.cwd())
@@ -430,11 +449,11 @@ def replay_command(file: Path, *, as_json: bool, until: int | None) -> int:
     paths = segments_of(file)
     replayed: list[SegmentReplay] = []
     for path in paths:
-        with JournalFile(path, codec) as journal:
+        with JournalFile(path, codec) as journal, naming(path):
             try:
                 journal.verify()
             except JournalBroken as error:
-                raise JournalUnreadable(f"{path.name}: {error}") from error
+                raise JournalUnreadable(str(error)) from error
             result = replay(
                 journal.envelopes(),
                 parts=MACHINE_PARTS,

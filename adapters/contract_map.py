@@ -37,7 +37,7 @@ from domain.instruments import ContractSpec, TradedRoot
 from domain.units import decimal_to_price
 
 DATASET = "GLBX.MDP3"
-ROLL_RULES = ("vendor", "volume", "calendar")
+ROLL_RULES = ("vendor",)
 DEFAULT_COMMISSION = Decimal("1.25")
 COMMISSION_VARIABLE = "COMMISSION_PER_SIDE"
 """US dollars per contract and side, for roots that do not state their own."""

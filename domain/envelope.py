@@ -7,6 +7,7 @@ import hashlib
 import attrs
 
 from domain.events import ClockTicked, Event, FillAssumed, SliceClosed, TradesReceived
+from domain.market import last_event_time
 from domain.units import Nanos
 
 GENESIS = bytes(32)
@@ -43,7 +44,7 @@ def event_time(event: Event) -> Nanos | None:
     """The market's own time of `event`, where it has one."""
     match event:
         case TradesReceived(trades=trades):
-            return Nanos(int(trades["ts_event"].max()))
+            return last_event_time(trades)
         case SliceClosed(ts=ts) | FillAssumed(ts=ts) | ClockTicked(ts=ts):
             return ts
         case _:

@@ -1,9 +1,10 @@
 """Errors, split by blame (who must act, not where they were raised).
 
 * `OurError`: a bug or a corrupt journal. The process stops; nothing is guessed.
-* `TheirError`: a vendor broke its word. Journaled as an event; the system degrades.
 * `OperatorError`: the configuration or the command line. Refuse to start, saying
   what is wrong, where, and how to fix it.
+
+What a vendor gets wrong is no exception: it is an event, and the system degrades.
 """
 
 from __future__ import annotations
@@ -15,10 +16,6 @@ class RooneyError(Exception):
 
 class OurError(RooneyError):
     """A broken promise of our own: a bug, or state that must not exist."""
-
-
-class TheirError(RooneyError):
-    """A vendor's answer that its own documentation rules out."""
 
 
 class OperatorError(RooneyError):

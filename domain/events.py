@@ -95,7 +95,7 @@ class RootMemory:
 @event()
 @attrs.frozen(kw_only=True)
 class StateCarried:
-    """What the session before (or its earlier segment) left: the second event of a file."""
+    """What the session before (or its earlier segment) left: the last opening event of a file."""
 
     previous_session: str | None
     previous_segment: int | None
@@ -177,9 +177,12 @@ class SymbolMapped:
 @event()
 @attrs.frozen(kw_only=True)
 class FeedStatusChanged:
-    """The feed's condition; entries are allowed only while it is `live`."""
+    """The feed's condition; entries are allowed only while it is `live`.
 
-    status: Literal["connecting", "live", "reconnecting", "stale", "ended"]
+    `gap`: records between the last one on file and now cannot be had any more.
+    """
+
+    status: Literal["live", "reconnecting", "stale", "gap"]
     reason: str
 
 
@@ -412,16 +415,6 @@ class ActorRestarted:
 
 @event()
 @attrs.frozen(kw_only=True)
-class MessageSkipped:
-    """An event that an actor must not be given again (it crashed on it)."""
-
-    actor: str
-    skipped_seq: int
-    reason: str
-
-
-@event()
-@attrs.frozen(kw_only=True)
 class EntriesClosed:
     """No entries until `EntriesOpened` (a stalled writer, an operator)."""
 
@@ -478,7 +471,6 @@ Event = (
     | ContractRolled
     | ActorCrashed
     | ActorRestarted
-    | MessageSkipped
     | EntriesClosed
     | EntriesOpened
     | SafeStopRequested
@@ -489,6 +481,6 @@ Outcome = OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent
 """What an attempt can come to."""
 
 SUPERVISION_TYPES = frozenset(
-    {"ActorCrashed", "ActorRestarted", "MessageSkipped", "FeedStatusChanged", "SafeStopRequested", "SessionStopped"}
+    {"ActorCrashed", "ActorRestarted", "FeedStatusChanged", "SafeStopRequested", "SessionStopped"}
 )
 """Events about the running of the program: they may differ between two runs of the same market."""

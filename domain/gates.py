@@ -157,6 +157,16 @@ def veto_gate(settings: StrategySettings) -> Gate:
     return Gate(name="veto", is_passed=False, value=None, reason="veto_model_missing")
 
 
+def freshness_gate(*, is_late: bool) -> Gate:
+    """Fails when the slice was made from replayed or late data: what it shows is no longer the market."""
+    return Gate(
+        name="fresh",
+        is_passed=not is_late,
+        value="late" if is_late else "fresh",
+        reason="late_slice" if is_late else "",
+    )
+
+
 def first_refusal(gates: Sequence[Gate]) -> Gate | None:
     """The first gate that refused, in the order of evaluation, or None."""
     return next((gate for gate in gates if not gate.is_passed), None)

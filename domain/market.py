@@ -10,6 +10,8 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from domain.units import UNDEF_TIMESTAMP, Nanos
+
 TRADE_DTYPE = np.dtype(
     [
         ("length", "u1"),
@@ -48,6 +50,12 @@ def trades_from_bytes(raw: bytes) -> TradeArray:
     if len(raw) % TRADE_DTYPE.itemsize:
         raise ValueError(f"{len(raw)} bytes are not whole records of {TRADE_DTYPE.itemsize}")
     return np.frombuffer(raw, TRADE_DTYPE)
+
+
+def last_event_time(trades: TradeArray) -> Nanos:
+    """The largest ts_event of `trades` (at least one); where the vendor left it undefined, ts_recv stands in."""
+    stamps = np.where(trades["ts_event"] == UNDEF_TIMESTAMP, trades["ts_recv"], trades["ts_event"])
+    return Nanos(int(stamps.max()))
 
 
 def empty_trades() -> TradeArray:

@@ -241,10 +241,13 @@ class SlowReader:
 
 @attrs.frozen(kw_only=True)
 class Ended:
-    """The connection is over, always the last item. A fatal end must not be retried."""
+    """The connection is over, always the last item."""
 
     reason: str
     is_fatal: bool = False
+    """It must not be retried: the gateway will not have us."""
+    is_aged_out: bool = False
+    """The vendor no longer holds what was asked for as a replay."""
 
 
 FeedItem = Records | Mapped | Heartbeat | Subscribed | ReplayCompleted | DataExhausted | SlowReader | Ended
@@ -269,7 +272,7 @@ class FeedSource(Protocol):
         """Which contract each continuous symbol means now, and the feed's own time.
 
         A symbol the vendor cannot resolve is missing from the dict. Raises OperatorError when
-        the gateway refuses us, TheirError when it cannot be reached.
+        the gateway refuses us (78) or cannot be reached (69).
         """
         ...
 
@@ -308,8 +311,11 @@ class TradingEngine(Protocol):
     decisions, holding the carried positions and unfinished orders, and armed.
     """
 
-    def step(self, closed: SliceClosed) -> tuple[SignalEvaluated | OrderRequested, ...]:
-        """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank."""
+    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
+        """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank.
+
+        A late slice (from a replay after an outage) updates everything and causes no entry.
+        """
         ...
 
     def on_clock(self, ts: Nanos) -> tuple[OrderRequested, ...]:

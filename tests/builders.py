@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from adapters.sqlite.codec import Codec
+from adapters.sqlite.journal import create_journal
+from adapters.sqlite.writer import Writer
 from domain.bars import Bar
 from domain.envelope import GENESIS, Envelope, chain_hash, event_time
 from domain.events import EVENT_VERSIONS, Event, OrderRequested, SessionOpened, SymbolMapped
@@ -182,3 +186,15 @@ class Record:
         envelope = Envelope(payload=event, hash=chain_hash(before, **columns), **columns)
         self.envelopes.append(envelope)
         return envelope
+
+
+def write_journal(path: Path, envelopes: Sequence[Envelope]) -> Path:
+    """A session file at `path` that holds `envelopes`, written by the real writer and left open."""
+    create_journal(path)
+    failures: list[Exception] = []
+    writer = Writer(path, on_failure=failures.append)
+    writer.append(envelopes)
+    writer.start()
+    writer.stop()
+    assert not failures
+    return path

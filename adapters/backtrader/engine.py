@@ -85,7 +85,7 @@ class CerebroEngine:
 
     # --------------------------------------------------- TradingEngine
 
-    def step(self, closed: SliceClosed) -> tuple[SignalEvaluated | OrderRequested, ...]:
+    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
         """One turn: every root's evaluation in order of root, then requests, exits first, entries by rank.
 
         A slice without a bar of an active or held contract is no turn and gives ().
@@ -94,6 +94,7 @@ class CerebroEngine:
         if not bars:
             self._cerebro.require_usable()
             return ()
+        self._strategy.is_late = is_late
         self._cerebro.step(closed.ts, bars)
         self._trim()
         signals = tuple(self._signals)

@@ -27,6 +27,7 @@ from domain.gates import (
     Gate,
     cooldown_gate,
     first_refusal,
+    freshness_gate,
     ibs_gate,
     near_auto_close_gate,
     parse_window,
@@ -65,6 +66,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         self.deadline_of: Deadline = self.p.deadline_of
         self.signals: list[SignalEvaluated] = []
         self.phase: Literal["armed", "warm_up", "anchor"] = "armed"
+        self.is_late = False
+        """Set by the engine for a slice from a replay; a plain backtest has none."""
         self._listener: Callable[[SignalEvaluated], None] = self.p.listener or self.signals.append
         self._windows = tuple(parse_window(text) for text in self.settings.entry_windows)
         self._decision_ns = HOUR if self.settings.decision_timeframe == "1h" else MINUTE
@@ -123,16 +126,15 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         gates = self._gates(state, bar)
         refusal = first_refusal(gates)
         holding = state.holding
-        reason = "" if refusal is None else refusal.reason
         verdict: Verdict
         if state.exit_due and self._request_exit(state, self._now, bar):
             verdict, reason = "exit", state.exit_due
         elif holding is not None:
-            verdict = "hold"
+            verdict, reason = "hold", state.exit_due
         elif refusal is not None:
-            verdict = "refuse"
+            verdict, reason = "refuse", refusal.reason
         else:
-            verdict = "enter"
+            verdict, reason = "enter", ""
             self._request_entry(state, bar)
         if state.cooldown_left:
             state.cooldown_left -= 1
@@ -161,6 +163,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             pivot = Gate(name="pivot", is_passed=True, value="off")
         return (
             warmup_gate(state.completed, settings),
+            freshness_gate(is_late=self.is_late),
             time_gate(bar.start, self._windows),
             ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
             pivot,

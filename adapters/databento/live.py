@@ -113,7 +113,7 @@ class LiveConnection:
         self._queue = _Queue(queue_limit)
         self._is_over = False
         self._fatal_reason = ""
-        self._symbol_errors: list[str] = []
+        self._is_aged_out = False
         threading.Thread(target=self._run, name="databento-session", daemon=True).start()
 
     def take(self, timeout_s: float) -> list[FeedItem]:
@@ -160,7 +160,7 @@ class LiveConnection:
             reason = f"the client failed: {error}"
         if self._fatal_reason:
             reason, is_fatal = self._fatal_reason, True
-        self._queue.put(Ended(reason=reason, is_fatal=is_fatal))
+        self._queue.put(Ended(reason=reason, is_fatal=is_fatal, is_aged_out=self._is_aged_out))
 
     def _terminate(self) -> None:
         try:
@@ -204,6 +204,8 @@ class LiveConnection:
             self._fatal_reason = record.err
         elif record.code == ErrorCode.SKIPPED_RECORDS_AFTER_SLOW_READING:
             self._queue.put(SlowReader(reason=record.err))
+        elif record.code == ErrorCode.REPLAY_DATA_AGED_OUT:
+            self._is_aged_out = True
         else:
             log.warning("the gateway reports an error", error=record.err)
 

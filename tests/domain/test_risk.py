@@ -61,7 +61,9 @@ def test_with_several_reasons_the_gravest_is_told() -> None:
 
 @pytest.mark.parametrize(
     ("kill_switch", "is_feed_live", "are_entries_open", "occupied"),
-    list(product(["off", "entries", "all"], [True, False], [True, False], [frozenset(), frozenset({"ES", "NQ", "GC"})])),
+    list(
+        product(["off", "entries", "all"], [True, False], [True, False], [frozenset(), frozenset({"ES", "NQ", "GC"})])
+    ),
 )
 def test_nothing_but_kill_all_refuses_an_exit(
     kill_switch: Any, is_feed_live: bool, are_entries_open: bool, occupied: frozenset[str]

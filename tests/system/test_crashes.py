@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
+from in_this_process import envelopes, live_in_thread
 from journals import canonical, first_difference
-from market import assert_replays, trial_session
+from market import KEY, assert_replays, trial_session
 
+from actors.faults import Crash
+from actors.wiring import parse_time
+from adapters.calendar import CmeCalendar
+from adapters.databento.gateway import MAX_SPEED, Gateway, GatewayRequest, GatewayThread, build_source
+from adapters.databento.market_simulator import SimulatedMarket
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile
+from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+from adapters.traderspost.router import WebhookRouter
 
 pytestmark = pytest.mark.system
 
@@ -61,4 +71,34 @@ def test_a_crash_changes_no_decision_and_sends_no_order_twice(place: str, undist
     assert first_difference(canonical(undisturbed), canonical(journal)) == ""
     assert max(accepted.values()) == 1
     assert restarts(journal) == expected
+    assert_replays(journal)
+
+
+def test_a_feed_that_dies_with_a_full_queue_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """A closed queue must let its producer go: all clients of the process share one loop thread."""
+    source, _ = build_source(GatewayRequest(simulate=True, trades_per_session=60_000))
+    until = parse_time("2024-05-01T01:00:00Z")
+    with (
+        GatewayThread(Gateway(source, keys=(KEY,), speed=MAX_SPEED)) as gateway,
+        LocalTradersPostThread(LocalTradersPost(clock="request")) as server,
+        live_in_thread(
+            tmp_path,
+            port=gateway.port,
+            key=KEY,
+            calendar=CmeCalendar(),
+            make_webhook=lambda: WebhookRouter(server.url, is_live=False),
+            roots=("ES", "NQ", "GC"),
+            crashes=(Crash("feed", 100), Crash("feed", 200, "published"), Crash("feed", 300)),
+            queue_limit=16,
+            until_ns=until,
+        ) as running,
+    ):
+        assert running.result().exit_code == 0
+    (journal,) = (tmp_path / "journal").glob("*.db")
+    ids = {e.payload.instrument_id for e in envelopes(journal, "SymbolMapped")}
+    market = SimulatedMarket(1, trades_per_session=60_000).session_trades(dt.date(2024, 5, 1))
+    sent = market[np.isin(market["instrument_id"], sorted(ids)) & (market["ts_recv"] < until)]
+    recorded = np.concatenate([e.payload.trades for e in envelopes(journal, "TradesReceived")])
+    assert np.array_equal(recorded, sent)
+    assert restarts(journal) == {"feed": 3}
     assert_replays(journal)

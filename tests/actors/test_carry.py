@@ -1,0 +1,299 @@
+"""What one file leaves to the next, told by its own fold."""
+
+from __future__ import annotations
+
+import base64
+from decimal import Decimal
+from typing import Any
+
+import attrs
+import pytest
+
+from actors.carry import MAX_DAYS, MAX_HOURS, Inheritance, carry_forward, fresh_state
+from actors.machines import MachineParts, MachineSet
+from adapters.memory import MemoryJournal
+from domain.bars import BarTable
+from domain.envelope import Envelope
+from domain.errors import JournalUnreadable
+from domain.events import (
+    ClockTicked,
+    CommandReceived,
+    ContractRolled,
+    Event,
+    FeedStatusChanged,
+    HistoryLoaded,
+    OrderAccepted,
+    OrderAmbiguous,
+    OrderNotSent,
+    Outcome,
+    SliceClosed,
+    StateCarried,
+    TradesReceived,
+)
+from domain.market import trades_from_bytes
+from domain.orders import OrderState
+from domain.ports import Head
+from domain.units import HOUR, SECOND, Nanos, Price
+from tests.builders import IDS, PRICE, TICK, Record, at, bar_of, mapped, opened_session, request_of, trades_of
+
+
+class File:
+    """A session file whose machine answers are put on record as they fall."""
+
+    def __init__(self, parts: MachineParts, *, history: HistoryLoaded | None = None, **opened: Any) -> None:
+        self.parts = parts
+        self.record = Record()
+        self.machines = MachineSet(parts)
+        for event in (opened_session(**opened), history or HistoryLoaded(tables=()), fresh_state()):
+            self.put(event)
+        for contract in IDS:
+            self.put(mapped(contract))
+        self.put(FeedStatusChanged(status="live", reason="subscribed"))
+
+    def put(self, event: Event, ts: Nanos | None = None, source: str = "feed", cause: Envelope | None = None) -> None:
+        """Append `event` and everything that the machines make of it."""
+        waiting = [self.record.put(event, ts=ts, source=source, cause=cause)]
+        for envelope in waiting:
+            for name, outputs in self.machines.handle(envelope):
+                waiting += [
+                    self.record.put(output, source=name, cause=envelope, idx=idx) for idx, output in enumerate(outputs)
+                ]
+
+    def trade(self, minutes: float, ticks: int = 0, contract: str = "ESM4") -> None:
+        self.put(TradesReceived(trades=trades_of((contract, at(minutes), ticks, 1))), ts=at(minutes))
+
+    def tick(self, minutes: float) -> None:
+        self.put(ClockTicked(ts=at(minutes), watermark=at(minutes)), ts=at(minutes))
+
+    def answer(self, outcome: type[Outcome] = OrderAccepted, **fields: Any) -> None:
+        attempt = [e for e in self.record.envelopes if e.type == "OrderSubmitted"][-1]
+        values = {"http_status": 200, "external_id": "x"} if outcome is OrderAccepted else {"cause": "timeout"}
+        event = outcome(
+            root=attempt.payload.root, signal_id=attempt.payload.signal_id, attempt=attempt.payload.attempt,
+            **(values | fields),
+        )  # fmt: skip
+        self.put(event, source="execution.http", cause=attempt)
+
+    def leave(self, *, file_sha256: str | None = None) -> Inheritance:
+        journal = MemoryJournal()
+        journal.append(self.record.envelopes)
+        last = self.record.envelopes[-1]
+        head = Head(seq=last.seq, hash=last.hash, status="open")
+        return carry_forward(journal, head, MachineSet(self.parts), file_sha256=file_sha256)
+
+
+def entered(parts: MachineParts) -> File:
+    """A file in which ES has been asked for, and no outcome has come."""
+    file = File(parts)
+    file.trade(0)
+    file.tick(1)
+    return file
+
+
+def test_a_file_without_a_session_leaves_nothing(parts: MachineParts) -> None:
+    with pytest.raises(JournalUnreadable, match="no session"):
+        carry_forward(MemoryJournal(), Head(seq=0, hash=b"", status="open"), MachineSet(parts), file_sha256=None)
+
+
+def test_the_next_file_knows_which_file_it_follows(parts: MachineParts) -> None:
+    file = entered(parts)
+    left = file.leave(file_sha256="ab" * 32)
+    assert left.opened == file.record.envelopes[0].payload
+    assert left.carried.previous_session == "2024-05-01"
+    assert left.carried.previous_segment == 1
+    assert left.carried.previous_head == file.record.envelopes[-1].hash.hex()
+    assert left.carried.previous_file_sha256 == "ab" * 32
+    assert left.carried.contracts == left.opened.contracts
+
+
+# ---------------------------------------------------------------- positions, orders, money
+
+
+def test_positions_memories_and_the_kill_switch_go_on(parts: MachineParts) -> None:
+    file = entered(parts)
+    file.answer()
+    file.trade(1, 4)
+    file.put(CommandReceived(command="kill", argument="entries"), source="operator")
+    carried = file.leave().carried
+    (position,) = carried.positions
+    assert (position.root, position.quantity, position.price) == ("ES", 1, PRICE + 5 * TICK)
+    assert carried.orders == ()
+    assert carried.kill_switch == "entries"
+    assert [memory.root for memory in carried.memories] == ["ES"]
+
+
+@pytest.mark.parametrize(("file_sha256", "pnl"), [(None, Decimal("-27.5")), ("00", Decimal(0))])
+def test_the_result_goes_on_within_a_session_and_starts_anew_in_the_next(
+    parts: MachineParts, file_sha256: str | None, pnl: Decimal
+) -> None:
+    file = entered(parts)
+    file.answer()
+    for minute in range(1, 5):
+        file.trade(minute)
+        file.tick(minute + 1)
+    file.answer()
+    file.trade(6)
+    assert file.leave(file_sha256=file_sha256).carried.realised_pnl == pnl
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "is_unknown"),
+    [
+        (OrderAccepted, OrderState.ACCEPTED, None),
+        (OrderNotSent, OrderState.QUEUED, None),
+        (OrderAmbiguous, OrderState.AMBIGUOUS, True),
+        # Without an outcome in its own file it will have none in the next.
+        (None, OrderState.AMBIGUOUS, True),
+    ],
+)
+def test_an_unfinished_entry_goes_on_as_what_is_known_of_it(
+    parts: MachineParts, outcome: type[Outcome] | None, state: OrderState, is_unknown: bool | None
+) -> None:
+    file = entered(parts)
+    if outcome is not None:
+        file.answer(outcome)
+    carried = file.leave().carried
+    (order,) = carried.orders
+    assert (order.state, order.attempt) == (state, 1)
+    assert [position.is_unknown for position in carried.positions] == ([] if is_unknown is None else [is_unknown])
+    assert is_unknown is None or carried.positions[0].price == order.reference_price
+
+
+def test_an_exit_that_was_in_flight_is_sent_again_in_the_next_file(parts: MachineParts) -> None:
+    file = entered(parts)
+    file.answer()
+    for minute in range(1, 5):
+        file.trade(minute)
+        file.tick(minute + 1)
+    left = file.leave()
+    (order,) = left.carried.orders
+    assert (order.intent, order.state, order.attempt) == ("exit", OrderState.QUEUED, 1)
+    (position,) = left.carried.positions
+    assert not position.is_unknown
+    machines, record = MachineSet(parts), Record()
+    for event in (left.opened, left.history, left.carried):
+        machines.handle(record.put(event))
+    answers = machines.handle(record.put(ClockTicked(ts=at(9), watermark=at(9)), ts=at(9)))
+    ((attempt,),) = [outputs for name, outputs in answers if name == "execution"]
+    assert (attempt.signal_id, attempt.attempt) == (order.signal_id, 2)  # type: ignore[union-attr]
+
+
+# ---------------------------------------------------------------- bars
+
+
+def test_open_bars_and_the_watermark_go_on(parts: MachineParts) -> None:
+    file = File(parts)
+    file.trade(0)
+    file.tick(1)
+    file.trade(61)
+    file.tick(61)
+    file.trade(62)
+    carried = file.leave().carried
+    assert [bar.ts_start for bar in carried.open_minutes] == [at(61), at(62)]
+    assert carried.open_hours == ()  # the first hour closed, the second has no closed minute yet
+    assert [bar.volume for bar in carried.open_days] == [1]
+    assert carried.watermark_ns == at(61)
+
+
+def test_a_feed_resumes_from_the_last_two_seconds(parts: MachineParts) -> None:
+    file = File(parts)
+    for seconds in (0, 1, 2, 3.5):
+        file.trade(seconds / 60)
+    carried = file.leave().carried
+    assert carried.resume_ts_event == at(0, 3.5)
+    repeated = trades_from_bytes(base64.b64decode(carried.resume_records))
+    assert repeated["ts_event"].tolist() == [at(0, 2), at(0, 3.5)]
+
+
+def test_a_file_without_trades_has_nothing_to_resume(parts: MachineParts) -> None:
+    carried = File(parts).leave().carried
+    assert (carried.resume_ts_event, carried.resume_records) == (None, "")
+
+
+# ---------------------------------------------------------------- history
+
+
+def table(root: str, contract: str, count: int, timeframe: Any = "1h") -> BarTable:
+    bars = [bar_of(contract, start=Nanos(at(0) - (count - i) * HOUR), length=HOUR, volume=i) for i in range(count)]
+    return BarTable.of_bars(root, timeframe, bars)
+
+
+def test_the_next_history_is_the_old_one_and_this_files_bars(parts: MachineParts) -> None:
+    file = File(parts, history=HistoryLoaded(tables=(table("ES", "ESM4", 2), table("NQ", "NQM4", 1))))
+    file.trade(0)
+    file.tick(60)
+    file.trade(70)
+    file.tick(120)
+    history = file.leave().history
+    assert [(t.root, t.timeframe, len(t)) for t in history.tables] == [("ES", "1h", 4), ("NQ", "1h", 1)]
+    starts = [bar.ts_start for bar in history.tables[0].bars()]
+    assert starts == sorted(starts)
+    assert starts[-2:] == [at(0), at(60)]
+    assert history.source == "journal"
+    assert history.seams == ()
+
+
+def test_only_the_contract_that_is_traded_makes_history(parts: MachineParts) -> None:
+    file = File(parts)
+    file.trade(0, contract="ESU4")
+    file.trade(0, contract="ESM4")
+    file.tick(60)
+    (hours,) = file.leave().history.tables
+    assert hours.contracts == ("ESM4",)
+
+
+def test_older_bars_are_shifted_over_this_files_roll_and_this_files_are_not(parts: MachineParts) -> None:
+    file = File(parts, history=HistoryLoaded(tables=(table("ES", "ESH4", 1),)))
+    rolled = [e for e in file.record.envelopes if e.type == "ContractRolled"]
+    assert [e.payload.difference for e in rolled] == [None]  # type: ignore[union-attr]
+    file.trade(0)
+    file.tick(60)
+    (hours,) = file.leave().history.tables
+    assert hours.contracts == ("ESM4",)  # without a difference the old bars end at the roll
+
+
+def test_a_known_difference_keeps_the_older_bars(parts: MachineParts) -> None:
+    journal, record = MemoryJournal(), Record()
+    record.put(opened_session())
+    record.put(HistoryLoaded(tables=(table("ES", "ESH4", 1),)))
+    state = record.put(fresh_state())
+    rolled = ContractRolled(
+        root="ES", from_contract="ESH4", to_contract="ESM4", rule="vendor", evidence="", difference=Price(5 * TICK)
+    )
+    record.put(rolled, source="roll", cause=state)
+    record.put(SliceClosed(ts=at(60), hours=(bar_of(length=HOUR),)), source="bars")
+    journal.append(record.envelopes)
+    head = Head(seq=5, hash=record.envelopes[-1].hash, status="open")
+    (hours,) = carry_forward(journal, head, MachineSet(parts), file_sha256=None).history.tables
+    assert hours.contracts == ("ESM4", "ESM4")
+    assert [bar.close for bar in hours.bars()] == [PRICE + 5 * TICK, PRICE]
+
+
+def test_history_does_not_grow_for_ever(parts: MachineParts) -> None:
+    old = HistoryLoaded(tables=(table("ES", "ESM4", MAX_HOURS), table("ES", "ESM4", MAX_DAYS + 3, "1d")))
+    file = File(parts, history=old)
+    file.trade(0)
+    file.tick(60)
+    history = {t.timeframe: t for t in file.leave().history.tables}
+    assert (len(history["1h"]), len(history["1d"])) == (MAX_HOURS, MAX_DAYS)
+    rows = list(history["1h"].bars())
+    assert (rows[0].volume, rows[-1].ts_start) == (1, at(0))
+
+
+def test_what_is_carried_is_a_fold_so_the_same_file_leaves_the_same(parts: MachineParts) -> None:
+    file = entered(parts)
+    assert file.leave().carried == file.leave().carried
+    assert file.leave().history == file.leave().history
+
+
+def test_a_file_that_goes_on_from_nothing_leaves_a_state_like_a_fresh_one(parts: MachineParts) -> None:
+    carried = File(parts).leave().carried
+    names = {field.name for field in attrs.fields(StateCarried) if not field.name.startswith("previous_")}
+    differing = {name for name in names if getattr(carried, name) != getattr(fresh_state(), name)}
+    assert differing == {"contracts"}
+
+
+def test_the_request_of_an_order_that_is_over_is_not_carried(parts: MachineParts) -> None:
+    file = entered(parts)
+    file.put(request_of("late", root="NQ", contract="NQM4", decided_ns=Nanos(at(1) - 61 * SECOND)), source="strategy")
+    assert [order.root for order in file.leave().carried.orders] == ["ES"]
