@@ -14,7 +14,7 @@ import numpy as np
 
 from actors.bars import BarAggregator
 from actors.execution import Execution
-from actors.feed import FeedMemory
+from actors.feed_memory import FeedMemory
 from actors.machines import MachineSet
 from actors.strategy import adjusted_tables
 from domain.bars import Bar, BarTable, Timeframe

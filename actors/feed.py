@@ -12,10 +12,8 @@ pass and moves the watermark up to which minutes may close.
 
 from __future__ import annotations
 
-import base64
 import random
 import threading
-from collections import Counter, deque
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -25,20 +23,19 @@ import numpy as np
 from actors.actor import Report, Start, SupervisedActor
 from actors.clock import RealTimeClock, due_at
 from actors.faults import Faults
+from actors.feed_memory import FeedMemory, ReplayFilter
 from actors.sequencer import Sequencer
-from domain.envelope import Envelope
 from domain.errors import OperatorError, OurError
 from domain.events import (
     ClockTicked,
     Event,
     FeedStatusChanged,
     SessionOpened,
-    StateCarried,
     SymbolMapped,
     TradesReceived,
 )
 from domain.instruments import ResolvedContract
-from domain.market import FRAME_LIMIT, TradeArray, empty_trades, last_event_time, trades_from_bytes
+from domain.market import FRAME_LIMIT, empty_trades, trades_from_bytes
 from domain.ports import (
     DataExhausted,
     Ended,
@@ -54,8 +51,6 @@ from domain.ports import (
 )
 from domain.units import MINUTE, SECOND, Nanos, floor_to
 
-OVERLAP = Nanos(2 * SECOND)
-"""How far before the last journaled record a resumed session starts: ts_event can be out of order."""
 CLOSING_GRACE = Nanos(2 * SECOND)
 """In real time a minute closes this long after its end when nothing newer has arrived."""
 FRESH_LAG = Nanos(3 * SECOND)
@@ -63,85 +58,6 @@ FRESH_LAG = Nanos(3 * SECOND)
 TAKE_TIMEOUT_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 30.0
-
-
-class FeedMemory:
-    """What the journal says about the feed: the fold that a resumed connection starts from."""
-
-    def __init__(self) -> None:
-        self.ts_event: Nanos | None = None
-        """The largest ts_event on record."""
-        self.mapped: dict[str, SymbolMapped] = {}
-        self.last_tick = Nanos(0)
-        self.watermark = Nanos(0)
-        self.status: str = "reconnecting"
-        self.has_records = False
-        self._tail: deque[TradeArray] = deque()
-
-    def fold(self, envelope: Envelope) -> None:
-        """Take in one event; cheap, and called under the sequencer's lock."""
-        match envelope.payload:
-            case TradesReceived(trades=trades):
-                self._remember(trades)
-            case ClockTicked(ts=ts, watermark=watermark):
-                self.last_tick, self.watermark = max(self.last_tick, ts), max(self.watermark, watermark)
-            case SymbolMapped() as mapped:
-                self.mapped[mapped.contract] = mapped
-            case FeedStatusChanged(status=status):
-                self.status = status
-            case StateCarried(resume_ts_event=ts_event, resume_records=records, watermark_ns=watermark):
-                self.watermark = watermark
-                if ts_event is not None:
-                    self.ts_event = ts_event
-                    self._tail.append(trades_from_bytes(base64.b64decode(records)))
-            case _:
-                pass
-
-    def _remember(self, trades: TradeArray) -> None:
-        self.has_records = True
-        self.ts_event = Nanos(max(self.ts_event or 0, last_event_time(trades)))
-        self._tail.append(trades)
-        # Twice the overlap, so that a record whose ts_event came early is still here.
-        while len(self._tail) > 1 and last_event_time(self._tail[0]) < self.ts_event - 2 * OVERLAP:
-            self._tail.popleft()
-
-    def overlap(self) -> TradeArray:
-        """Every record on file that a replay from `resume_ns` will send again."""
-        if self.ts_event is None or not self._tail:
-            return empty_trades()
-        tail = np.concatenate(tuple(self._tail))
-        return tail[tail["ts_event"] >= self.ts_event - OVERLAP]
-
-    def resume_ns(self) -> Nanos | None:
-        """Where to start the next connection, or None before the first record."""
-        return None if self.ts_event is None else Nanos(self.ts_event - OVERLAP)
-
-
-class ReplayFilter:
-    """Drops from a replay what the journal already holds: by the multiset of whole records.
-
-    (instrument_id, ts_event, sequence) is not unique on CME, so a set would lose real trades.
-    """
-
-    def __init__(self, journaled: TradeArray) -> None:
-        self._expected = Counter(record.tobytes() for record in journaled)
-
-    def drop_known(self, trades: TradeArray) -> TradeArray:
-        """`trades` without what is expected as a repetition."""
-        if not self._expected:
-            return trades
-        is_new = np.ones(len(trades), bool)
-        for index in range(len(trades)):
-            key = trades[index].tobytes()
-            if self._expected.get(key, 0) > 0:
-                self._expected[key] -= 1
-                is_new[index] = False
-        self._expected = +self._expected
-        return trades[is_new]
-
-    def finish(self) -> None:
-        """The replay is over: what comes now is new, also when it looks the same."""
-        self._expected.clear()
 
 
 @attrs.frozen(kw_only=True)

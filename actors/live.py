@@ -18,7 +18,8 @@ import structlog
 from actors.actor import Failed, MachineActor, Start, SupervisedActor
 from actors.clock import RealTimeClock
 from actors.faults import Faults
-from actors.feed import FeedActor, FeedFinished, FeedMemory
+from actors.feed import FeedActor, FeedFinished
+from actors.feed_memory import FeedMemory
 from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener

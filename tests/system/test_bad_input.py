@@ -229,7 +229,7 @@ def with_a_strange_record(data: bytes) -> bytes:
         (lambda data: b"", "the file is empty"),
         (lambda data: b"no trades at all" * 100, "not a DBN file"),
         (lambda data: data[: len(data) // 2], "cut off"),
-        (lambda data: with_a_strange_record(data), "records of other types"),
+        (with_a_strange_record, "records of other types"),
     ],
 )
 def test_a_broken_dbn_file_is_refused(damage: Callable[[bytes], bytes] | None, said: str, tmp_path: Path) -> None:
