@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import attrs
 import pytest
@@ -30,8 +29,8 @@ class StandInEngine:
     seen: dict[str, int] = attrs.Factory(dict)
     closing: Nanos | None = None
 
-    def step(self, closed: SliceClosed, **flags: Any) -> tuple[SignalEvaluated | OrderRequested, ...]:
-        self.late += [closed.ts] if flags.get("is_late") else []
+    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
+        self.late += [closed.ts] if is_late else []
         requests = []
         for bar in closed.minutes:
             count = self.seen[bar.root] = self.seen.get(bar.root, 0) + 1

@@ -197,7 +197,7 @@ def test_an_entry_under_way_occupies_its_root_and_counts_as_a_position() -> None
     [
         (CommandReceived(command="kill", argument="entries"), True),
         (EntriesClosed(reason="stall"), True),
-        (FeedStatusChanged(status="ended", reason=""), True),
+        (FeedStatusChanged(status="gap", reason=""), True),
         (CommandReceived(command="kill", argument="all"), False),
     ],
 )
