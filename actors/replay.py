@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from actors.guards import OutsideWorldError, outside_world_forbidden
 from actors.machines import SUBSCRIBERS, MachineParts, MachineSet
 from domain.envelope import Envelope
 from domain.events import EVENT_VERSIONS, Event, SessionOpened
@@ -29,7 +30,7 @@ class Divergence:
     source: str
     cause: int | None
     kind: str
-    """`differs`, `not decided again` or `not on record`."""
+    """`differs`, `not decided again`, `not on record`, or what of the outside world was touched."""
     type: str
     recorded: Any
     """The payload on record, as JSON values; None when there is none."""
@@ -84,44 +85,76 @@ def replay(
 ) -> ReplayResult:
     """Re-decide a file. `is_finished`: the file was left in order, so nothing may be missing at its end.
 
-    `until` stops after that seq (nothing is expected beyond it).
+    `until` stops after that seq (nothing is expected beyond it). Clock, randomness, environment and
+    sockets raise meanwhile: a decision that needs them is a divergence.
     """
-    machines, expected = MachineSet(parts), _Expected()
-    counts = {"events": 0, "inputs": 0, "compared": 0, "decisions": 0, "orders": 0}
+    replayer = _Replayer(parts, codec)
     divergence: Divergence | None = None
-    opened: SessionOpened | None = None
-    for envelope in envelopes:
-        if until is not None and envelope.seq > until:
-            is_finished = False
-            break
-        counts["events"] += 1
-        if isinstance(envelope.payload, SessionOpened):
-            opened = envelope.payload
-        counts["decisions"] += envelope.type == "SignalEvaluated"
-        counts["orders"] += envelope.type == "OrderRequested"
-        if envelope.source in _MACHINES:
-            counts["compared"] += 1
-            divergence = _compare(envelope, expected.take(envelope), codec)
+    with outside_world_forbidden():
+        for envelope in envelopes:
+            if until is not None and envelope.seq > until:
+                is_finished = False
+                break
+            divergence = replayer.step(envelope)
             if divergence is not None:
                 break
-        else:
-            counts["inputs"] += 1
-        for source, outputs in machines.handle(envelope):
-            expected.add(source, envelope.seq, outputs)
-    missing = expected.missing(is_finished=is_finished and divergence is None)
-    if missing is not None and (divergence is None or missing[1] < (divergence.cause or divergence.seq)):
+        divergence = replayer.earlier_of(divergence, is_finished=is_finished)
+    return ReplayResult(**replayer.counts, divergence=divergence, opened=replayer.opened)
+
+
+class _Replayer:
+    """The machines and what they have decided so far."""
+
+    def __init__(self, parts: MachineParts, codec: Codec) -> None:
+        self.counts = {"events": 0, "inputs": 0, "compared": 0, "decisions": 0, "orders": 0}
+        self.opened: SessionOpened | None = None
+        self._codec = codec
+        self._machines = MachineSet(parts)
+        self._expected = _Expected()
+
+    def step(self, envelope: Envelope) -> Divergence | None:
+        """Compare a decision, or take an input; then let the machines answer it."""
+        self._count(envelope)
+        if envelope.source in _MACHINES:
+            divergence = _compare(envelope, self._expected.take(envelope), self._codec)
+            if divergence is not None:
+                return divergence
+        try:
+            answers = self._machines.handle(envelope)
+        except OutsideWorldError as error:
+            return _touched(envelope, error)
+        for source, outputs in answers:
+            self._expected.add(source, envelope.seq, outputs)
+        return None
+
+    def earlier_of(self, found: Divergence | None, *, is_finished: bool) -> Divergence | None:
+        """`found`, or a decision missing on the record before it."""
+        # An event that nobody decides again mostly answers one that is itself not on record.
+        is_orphan = found is not None and found.kind == "not decided again" and found.cause is not None
+        missing = self._expected.missing(is_finished=is_orphan or (is_finished and found is None))
+        if missing is None:
+            return found
         source, cause, event = missing
-        divergence = Divergence(
+        if found is not None and cause >= (found.cause or found.seq):
+            return found
+        return Divergence(
             seq=cause,
             source=source,
             cause=cause,
             kind="not on record",
             type=type(event).__name__,
             recorded=None,
-            replayed=_plain(codec.encode(event)),
+            replayed=_plain(self._codec.encode(event)),
             fields=(),
         )
-    return ReplayResult(**counts, divergence=divergence, opened=opened)
+
+    def _count(self, envelope: Envelope) -> None:
+        self.counts["events"] += 1
+        self.counts["compared" if envelope.source in _MACHINES else "inputs"] += 1
+        self.counts["decisions"] += envelope.type == "SignalEvaluated"
+        self.counts["orders"] += envelope.type == "OrderRequested"
+        if isinstance(envelope.payload, SessionOpened):
+            self.opened = envelope.payload
 
 
 def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergence | None:
@@ -134,6 +167,19 @@ def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergenc
         elif again == envelope.payload:
             return None  # written by an older version: equal once upcast
     return _diverged(envelope, "differs", codec.encode(again))
+
+
+def _touched(envelope: Envelope, error: OutsideWorldError) -> Divergence:
+    return Divergence(
+        seq=envelope.seq,
+        source=envelope.source,
+        cause=envelope.cause,
+        kind=f"its handling touched the outside world: {error}",
+        type=envelope.type,
+        recorded=None,
+        replayed=None,
+        fields=(),
+    )
 
 
 def _diverged(envelope: Envelope, kind: str, again: str | bytes | None) -> Divergence:

@@ -239,7 +239,8 @@ def _last_trade(record: list[Envelope], signal: SignalEvaluated, *, before: int)
     for envelope in reversed([e for e in record if e.seq < before]):
         if isinstance(envelope.payload, TradesReceived):
             trades = envelope.payload.trades
-            mine = np.flatnonzero(np.isin(trades["instrument_id"], sorted(ids)))
+            # Of this bar or before it: in real time the next minute's trades may be on file already.
+            mine = np.flatnonzero(np.isin(trades["instrument_id"], sorted(ids)) & (trades["ts_recv"] < signal.ts))
             if len(mine):
                 trade = trades[mine[-1]]
                 price = price_to_decimal(trade["price"].item())

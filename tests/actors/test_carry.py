@@ -13,14 +13,11 @@ from actors.carry import MAX_DAYS, MAX_HOURS, Inheritance, carry_forward, fresh_
 from actors.machines import MachineParts, MachineSet
 from adapters.memory import MemoryJournal
 from domain.bars import BarTable
-from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
 from domain.events import (
     ClockTicked,
     CommandReceived,
     ContractRolled,
-    Event,
-    FeedStatusChanged,
     HistoryLoaded,
     OrderAccepted,
     OrderAmbiguous,
@@ -28,63 +25,25 @@ from domain.events import (
     Outcome,
     SliceClosed,
     StateCarried,
-    TradesReceived,
 )
 from domain.market import trades_from_bytes
 from domain.orders import OrderState
 from domain.ports import Head
 from domain.units import HOUR, SECOND, Nanos, Price
-from tests.builders import IDS, PRICE, TICK, Record, at, bar_of, mapped, opened_session, request_of, trades_of
+from tests.actors.session_file import SessionFile
+from tests.builders import PRICE, TICK, Record, at, bar_of, opened_session, request_of
 
 
-class File:
-    """A session file whose machine answers are put on record as they fall."""
-
-    def __init__(self, parts: MachineParts, *, history: HistoryLoaded | None = None, **opened: Any) -> None:
-        self.parts = parts
-        self.record = Record()
-        self.machines = MachineSet(parts)
-        for event in (opened_session(**opened), history or HistoryLoaded(tables=()), fresh_state()):
-            self.put(event)
-        for contract in IDS:
-            self.put(mapped(contract))
-        self.put(FeedStatusChanged(status="live", reason="subscribed"))
-
-    def put(self, event: Event, ts: Nanos | None = None, source: str = "feed", cause: Envelope | None = None) -> None:
-        """Append `event` and everything that the machines make of it."""
-        waiting = [self.record.put(event, ts=ts, source=source, cause=cause)]
-        for envelope in waiting:
-            for name, outputs in self.machines.handle(envelope):
-                waiting += [
-                    self.record.put(output, source=name, cause=envelope, idx=idx) for idx, output in enumerate(outputs)
-                ]
-
-    def trade(self, minutes: float, ticks: int = 0, contract: str = "ESM4") -> None:
-        self.put(TradesReceived(trades=trades_of((contract, at(minutes), ticks, 1))), ts=at(minutes))
-
-    def tick(self, minutes: float) -> None:
-        self.put(ClockTicked(ts=at(minutes), watermark=at(minutes)), ts=at(minutes))
-
-    def answer(self, outcome: type[Outcome] = OrderAccepted, **fields: Any) -> None:
-        attempt = [e for e in self.record.envelopes if e.type == "OrderSubmitted"][-1]
-        values = {"http_status": 200, "external_id": "x"} if outcome is OrderAccepted else {"cause": "timeout"}
-        event = outcome(
-            root=attempt.payload.root, signal_id=attempt.payload.signal_id, attempt=attempt.payload.attempt,
-            **(values | fields),
-        )  # fmt: skip
-        self.put(event, source="execution.http", cause=attempt)
-
-    def leave(self, *, file_sha256: str | None = None) -> Inheritance:
-        journal = MemoryJournal()
-        journal.append(self.record.envelopes)
-        last = self.record.envelopes[-1]
-        head = Head(seq=last.seq, hash=last.hash, status="open")
-        return carry_forward(journal, head, MachineSet(self.parts), file_sha256=file_sha256)
+def leave(file: SessionFile, *, file_sha256: str | None = None) -> Inheritance:
+    """What the next file inherits; `file_sha256` when this one is sealed."""
+    last = file.record.envelopes[-1]
+    head = Head(seq=last.seq, hash=last.hash, status="open")
+    return carry_forward(file.journal(), head, MachineSet(file.parts), file_sha256=file_sha256)
 
 
-def entered(parts: MachineParts) -> File:
+def entered(parts: MachineParts) -> SessionFile:
     """A file in which ES has been asked for, and no outcome has come."""
-    file = File(parts)
+    file = SessionFile(parts)
     file.trade(0)
     file.tick(1)
     return file
@@ -97,7 +56,7 @@ def test_a_file_without_a_session_leaves_nothing(parts: MachineParts) -> None:
 
 def test_the_next_file_knows_which_file_it_follows(parts: MachineParts) -> None:
     file = entered(parts)
-    left = file.leave(file_sha256="ab" * 32)
+    left = leave(file, file_sha256="ab" * 32)
     assert left.opened == file.record.envelopes[0].payload
     assert left.carried.previous_session == "2024-05-01"
     assert left.carried.previous_segment == 1
@@ -114,7 +73,7 @@ def test_positions_memories_and_the_kill_switch_go_on(parts: MachineParts) -> No
     file.answer()
     file.trade(1, 4)
     file.put(CommandReceived(command="kill", argument="entries"), source="operator")
-    carried = file.leave().carried
+    carried = leave(file).carried
     (position,) = carried.positions
     assert (position.root, position.quantity, position.price) == ("ES", 1, PRICE + 5 * TICK)
     assert carried.orders == ()
@@ -133,7 +92,7 @@ def test_the_result_goes_on_within_a_session_and_starts_anew_in_the_next(
         file.tick(minute + 1)
     file.answer()
     file.trade(6)
-    assert file.leave(file_sha256=file_sha256).carried.realised_pnl == pnl
+    assert leave(file, file_sha256=file_sha256).carried.realised_pnl == pnl
 
 
 @pytest.mark.parametrize(
@@ -152,7 +111,7 @@ def test_an_unfinished_entry_goes_on_as_what_is_known_of_it(
     file = entered(parts)
     if outcome is not None:
         file.answer(outcome)
-    carried = file.leave().carried
+    carried = leave(file).carried
     (order,) = carried.orders
     assert (order.state, order.attempt) == (state, 1)
     assert [position.is_unknown for position in carried.positions] == ([] if is_unknown is None else [is_unknown])
@@ -165,7 +124,7 @@ def test_an_exit_that_was_in_flight_is_sent_again_in_the_next_file(parts: Machin
     for minute in range(1, 5):
         file.trade(minute)
         file.tick(minute + 1)
-    left = file.leave()
+    left = leave(file)
     (order,) = left.carried.orders
     assert (order.intent, order.state, order.attempt) == ("exit", OrderState.QUEUED, 1)
     (position,) = left.carried.positions
@@ -182,13 +141,13 @@ def test_an_exit_that_was_in_flight_is_sent_again_in_the_next_file(parts: Machin
 
 
 def test_open_bars_and_the_watermark_go_on(parts: MachineParts) -> None:
-    file = File(parts)
+    file = SessionFile(parts)
     file.trade(0)
     file.tick(1)
     file.trade(61)
     file.tick(61)
     file.trade(62)
-    carried = file.leave().carried
+    carried = leave(file).carried
     assert [bar.ts_start for bar in carried.open_minutes] == [at(61), at(62)]
     assert carried.open_hours == ()  # the first hour closed, the second has no closed minute yet
     assert [bar.volume for bar in carried.open_days] == [1]
@@ -196,17 +155,17 @@ def test_open_bars_and_the_watermark_go_on(parts: MachineParts) -> None:
 
 
 def test_a_feed_resumes_from_the_last_two_seconds(parts: MachineParts) -> None:
-    file = File(parts)
+    file = SessionFile(parts)
     for seconds in (0, 1, 2, 3.5):
         file.trade(seconds / 60)
-    carried = file.leave().carried
+    carried = leave(file).carried
     assert carried.resume_ts_event == at(0, 3.5)
     repeated = trades_from_bytes(base64.b64decode(carried.resume_records))
     assert repeated["ts_event"].tolist() == [at(0, 2), at(0, 3.5)]
 
 
 def test_a_file_without_trades_has_nothing_to_resume(parts: MachineParts) -> None:
-    carried = File(parts).leave().carried
+    carried = leave(SessionFile(parts)).carried
     assert (carried.resume_ts_event, carried.resume_records) == (None, "")
 
 
@@ -219,12 +178,12 @@ def table(root: str, contract: str, count: int, timeframe: Any = "1h") -> BarTab
 
 
 def test_the_next_history_is_the_old_one_and_this_files_bars(parts: MachineParts) -> None:
-    file = File(parts, history=HistoryLoaded(tables=(table("ES", "ESM4", 2), table("NQ", "NQM4", 1))))
+    file = SessionFile(parts, history=HistoryLoaded(tables=(table("ES", "ESM4", 2), table("NQ", "NQM4", 1))))
     file.trade(0)
     file.tick(60)
     file.trade(70)
     file.tick(120)
-    history = file.leave().history
+    history = leave(file).history
     assert [(t.root, t.timeframe, len(t)) for t in history.tables] == [("ES", "1h", 4), ("NQ", "1h", 1)]
     starts = [bar.ts_start for bar in history.tables[0].bars()]
     assert starts == sorted(starts)
@@ -234,21 +193,21 @@ def test_the_next_history_is_the_old_one_and_this_files_bars(parts: MachineParts
 
 
 def test_only_the_contract_that_is_traded_makes_history(parts: MachineParts) -> None:
-    file = File(parts)
+    file = SessionFile(parts)
     file.trade(0, contract="ESU4")
     file.trade(0, contract="ESM4")
     file.tick(60)
-    (hours,) = file.leave().history.tables
+    (hours,) = leave(file).history.tables
     assert hours.contracts == ("ESM4",)
 
 
 def test_older_bars_are_shifted_over_this_files_roll_and_this_files_are_not(parts: MachineParts) -> None:
-    file = File(parts, history=HistoryLoaded(tables=(table("ES", "ESH4", 1),)))
+    file = SessionFile(parts, history=HistoryLoaded(tables=(table("ES", "ESH4", 1),)))
     rolled = [e for e in file.record.envelopes if e.type == "ContractRolled"]
     assert [e.payload.difference for e in rolled] == [None]  # type: ignore[union-attr]
     file.trade(0)
     file.tick(60)
-    (hours,) = file.leave().history.tables
+    (hours,) = leave(file).history.tables
     assert hours.contracts == ("ESM4",)  # without a difference the old bars end at the roll
 
 
@@ -271,10 +230,10 @@ def test_a_known_difference_keeps_the_older_bars(parts: MachineParts) -> None:
 
 def test_history_does_not_grow_for_ever(parts: MachineParts) -> None:
     old = HistoryLoaded(tables=(table("ES", "ESM4", MAX_HOURS), table("ES", "ESM4", MAX_DAYS + 3, "1d")))
-    file = File(parts, history=old)
+    file = SessionFile(parts, history=old)
     file.trade(0)
     file.tick(60)
-    history = {t.timeframe: t for t in file.leave().history.tables}
+    history = {t.timeframe: t for t in leave(file).history.tables}
     assert (len(history["1h"]), len(history["1d"])) == (MAX_HOURS, MAX_DAYS)
     rows = list(history["1h"].bars())
     assert (rows[0].volume, rows[-1].ts_start) == (1, at(0))
@@ -282,12 +241,12 @@ def test_history_does_not_grow_for_ever(parts: MachineParts) -> None:
 
 def test_what_is_carried_is_a_fold_so_the_same_file_leaves_the_same(parts: MachineParts) -> None:
     file = entered(parts)
-    assert file.leave().carried == file.leave().carried
-    assert file.leave().history == file.leave().history
+    assert leave(file).carried == leave(file).carried
+    assert leave(file).history == leave(file).history
 
 
 def test_a_file_that_goes_on_from_nothing_leaves_a_state_like_a_fresh_one(parts: MachineParts) -> None:
-    carried = File(parts).leave().carried
+    carried = leave(SessionFile(parts)).carried
     names = {field.name for field in attrs.fields(StateCarried) if not field.name.startswith("previous_")}
     differing = {name for name in names if getattr(carried, name) != getattr(fresh_state(), name)}
     assert differing == {"contracts"}
@@ -296,4 +255,4 @@ def test_a_file_that_goes_on_from_nothing_leaves_a_state_like_a_fresh_one(parts:
 def test_the_request_of_an_order_that_is_over_is_not_carried(parts: MachineParts) -> None:
     file = entered(parts)
     file.put(request_of("late", root="NQ", contract="NQM4", decided_ns=Nanos(at(1) - 61 * SECOND)), source="strategy")
-    assert [order.root for order in file.leave().carried.orders] == ["ES"]
+    assert [order.root for order in leave(file).carried.orders] == ["ES"]

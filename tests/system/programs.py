@@ -140,7 +140,7 @@ def assert_refused(ended: Ended, code: int, *fragments: str) -> None:
     assert ended.code == code, ended
     missing = [fragment for fragment in fragments if fragment not in ended.err]
     assert not missing, f"{missing} not in {ended.err!r}"
-    assert ended.err.count("error: ") == 1, ended.err
+    assert sum(line.startswith("error: ") for line in ended.err.splitlines()) == 1, ended.err
     assert "\n  fix: " in ended.err, ended.err
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 from market import KEY, MARKET_DATA, WEBHOOK_PATH, environment, gateway, ledger, traderspost, write_config
-from programs import WEBHOOK_SECRET, Ended, assert_refused, events, run, snapshot, started, without_key
+from programs import WEBHOOK_SECRET, Ended, assert_refused, run, snapshot, started, without_key
 
 pytestmark = pytest.mark.system
 
@@ -71,7 +71,6 @@ def simulated() -> Iterator[int]:
         ("gateway", "give DBN files or --simulate"),
         ("gateway --simulate --port 70000", "'--port'"),
         ("gateway --simulate --faults boom@1", "--faults: 'boom@1'"),
-        ("gateway --simulate --session 2024-05-04", "no session ends on 2024-05-04, a Saturday"),
         ("gateway --simulate --start-at 2030-01-01T00:00Z", "--start-at:"),
         ("traderspost --port -1", "'--port'"),
         ("traderspost --faults boom@1", "--faults: 'boom@1'"),
@@ -100,13 +99,10 @@ def test_without_a_configuration_it_names_every_way_to_one(tmp_path: Path) -> No
         (HEADER + LOCAL + "symbols: [GC, GCC]\n", ("live.yml:6:15:", "'GCC'", "did you mean 'GC'?")),
         (HEADER + LOCAL + "risk: {max_positions: many}\n", ("live.yml:6:23: risk.max_positions", "'many'")),
         (HEADER + LOCAL + "strategy: {veto: 1}\n", ("live.yml:6:18: strategy.veto", "true or false")),
-        (HEADER + LOCAL + "strateg: {}\n", ("live.yml:6:1:", "strateg", "strategy")),
-        (HEADER + "feed: {gateway: 127.0.0.1}\n", ("live.yml:5:", "gateway without port")),
         (HEADER + LOCAL + "contract_map: no.yml\n", ("live.yml:6:15:", "there is no file")),
         (HEADER + LOCAL + "symbols: [GC\n", ("live.yml:7:1:",)),
         (HEADER + LOCAL + f"execution: {{url: {OTHER_URL}}}\n", ("live.yml:6:", "TRADERSPOST_WEBHOOK_URL")),
         (HEADER, ("live.yml", "DATABENTO_API_KEY")),
-        ("mode: live\naccount: a\nclock: feed\n", ("live.yml:3:8:", "clock: system")),
         ("mode: live\naccount: a\n" + LOCAL, ("live.yml:3:17:", "local gateway")),
     ],
 )
@@ -169,14 +165,6 @@ def test_a_journal_directory_that_cannot_be_written_is_refused(tmp_path: Path) -
         assert_refused(run("live", "--demo", "--journal-dir", place), 78, str(place), "journal_dir")
 
 
-def test_a_second_process_on_one_directory_is_refused(tmp_path: Path) -> None:
-    with started("live", "--demo", "--journal-dir", tmp_path) as first:
-        first.wait_until((tmp_path / "2024-05-01.db").exists)
-        ended = run("live", "--demo", "--journal-dir", tmp_path)
-        assert_refused(ended, 78, str(tmp_path), "another process is live")
-        assert first.signal(signal.SIGTERM).code == 0
-
-
 @pytest.mark.parametrize("command", ["gateway --simulate", "traderspost"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_servers_say_their_address_first_and_stop_in_order(command: str, number: int) -> None:
@@ -219,7 +207,7 @@ def test_a_gateway_that_closes_at_once(tmp_path: Path) -> None:
 
 def with_a_strange_record(data: bytes) -> bytes:
     plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=1 << 28)
-    return plain[: -TRADE_BYTES + 1] + b"\x00" + plain[-TRADE_BYTES + 2 :]
+    return plain[:-TRADE_BYTES] + b"\x00" + plain[-TRADE_BYTES + 1 :]
 
 
 @pytest.mark.parametrize(
@@ -286,8 +274,12 @@ def test_a_journal_that_cannot_be_read_exits_2(name: str, short: Path, tmp_path:
     damage(file)
     for command in (("replay", file), ("journal", "verify", file), ("why", file, "ES", "2024-05-01T00:00Z")):
         assert_refused(run(*command), 2, str(file), said)
+
+
+def test_no_header_of_a_table_comes_from_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "2024-05-01.db"
     bars = run("journal", "bars", file)
-    assert_refused(bars, 2, str(file), said)
+    assert_refused(bars, 2, str(file), "no such file")
     assert bars.out == ""
 
 
@@ -352,23 +344,36 @@ def has_position(journal: Path) -> bool:
         return bool(base.execute("SELECT count(*) FROM events WHERE type = 'FillAssumed'").fetchone()[0])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_in_mid_session_stops_in_order(number: int, tmp_path: Path) -> None:
-    journal = tmp_path / "2024-05-01.db"
-    with started("live", "--demo", "--speed", "4000", "--journal-dir", tmp_path) as running:
-        running.wait_until(lambda: has_position(journal))
-        ended = running.signal(number)
+def assert_stopped_in_order(ended: Ended, journal: Path) -> None:
+    """The end is on record and printed, open positions included."""
     assert ended.code == 0
     assert ended.out.endswith("stopped: signal\n")
-    (stopped,) = events(journal, "SessionStopped")
-    positions = stopped["payload"]["positions"]
-    assert positions
+    last = run("journal", "events", journal).lines()[-1]
+    assert (last["type"], last["payload"]["reason"]) == ("SessionStopped", "signal")
+    positions = last["payload"]["positions"]
     assert len(re.findall(r"^  position   [+-]\d+ ", ended.out, re.MULTILINE)) == len(positions)
     for position in positions:
         assert f"position   {position['quantity']:+d} {position['contract']} from " in ended.out
-    last = run("journal", "events", journal).lines()[-1]
-    assert last["type"] == "SessionStopped"
     assert run("journal", "verify", journal).code == 0
+
+
+def test_sigint_stops_in_order(tmp_path: Path) -> None:
+    journal = tmp_path / "2024-05-01.db"
+    with started("live", "--demo", "--journal-dir", tmp_path) as running:
+        running.wait_until(journal.exists)
+        assert_stopped_in_order(running.signal(signal.SIGINT), journal)
+
+
+def test_sigterm_in_mid_session_stops_in_order_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    journal = tmp_path / "2024-05-01.db"
+    with started("live", "--demo", "--speed", "4000", "--journal-dir", tmp_path) as running:
+        running.wait_until(journal.exists)
+        second = run("live", "--demo", "--journal-dir", tmp_path)
+        assert_refused(second, 78, str(tmp_path), "another process is live")
+        running.wait_until(lambda: has_position(journal))
+        ended = running.signal(signal.SIGTERM)
+    assert "\n  position   " in ended.out
+    assert_stopped_in_order(ended, journal)
     continued = run("live", "--demo", "--speed", "max", "--until", "2024-05-01T02:10Z", "--journal-dir", tmp_path)
     assert (continued.code, continued.logged("continuing the unfinished session")) == (0, True)
     assert run("replay", journal).code == 0
@@ -376,12 +381,12 @@ def test_a_signal_in_mid_session_stops_in_order(number: int, tmp_path: Path) -> 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MB."""
+    """A file system of 1 MB."""
     place = tmp_path / "small"
     place.mkdir()
     try:
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "rooney-test", str(place)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "rooney-test", str(place)], capture_output=True, check=False
         )
     except FileNotFoundError:
         pytest.skip("there is no `mount` here")
@@ -406,7 +411,6 @@ def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path, tmp_path
         assert "2024-05-01.db" in snapshot(small_disk)
         full = small_disk / "2024-05-01.db"
         assert run("journal", "verify", full).code == 0
-        assert run("replay", full).code == 0
         kept = run("journal", "events", full).lines()
         submitted = {line["payload"]["signal_id"] for line in kept if line["type"] == "OrderSubmitted"}
         assert kept
@@ -415,7 +419,7 @@ def test_a_full_disk_loses_nothing_that_was_committed(small_disk: Path, tmp_path
         assert demo(small_disk).code == 70, "the disk is as full as before"
 
         bigger = Path(shutil.copytree(small_disk, tmp_path / "bigger")) / "2024-05-01.db"
-        continued = demo(bigger.parent, "--until", "2024-05-01T05:10Z")
+        continued = demo(bigger.parent, "--until", "2024-05-01T01:10Z")
         assert (continued.code, continued.logged("continuing the unfinished session")) == (0, True), continued.err
         assert all(record["accepted"] <= 1 for record in ledger(address)["signals"].values())
     whole = run("journal", "events", bigger).lines()

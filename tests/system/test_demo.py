@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 from collections import Counter
@@ -52,11 +54,18 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """One whole session. Nothing is configured, the key included: the demo needs none."""
-    cwd = tmp_path_factory.mktemp("demo")
-    ended = run("live", "--demo", "--speed", "max", cwd=cwd, environ=without_key(), limit_s=240)
-    assert ended.code == 0, ended.err[-2000:]
-    return Demo(ended, cwd / "journal" / "2024-05-01.db")
+    """One whole session, run once for all workers. Nothing is configured, the key included: the demo needs none."""
+    base = tmp_path_factory.getbasetemp()
+    cwd = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demo"
+    cwd.mkdir(exist_ok=True)
+    said = cwd / "said.json"
+    with (cwd / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not said.exists():
+            ended = run("live", "--demo", "--speed", "max", cwd=cwd, environ=without_key(), limit_s=240)
+            assert ended.code == 0, ended.err[-2000:]
+            said.write_text(json.dumps(attrs.asdict(ended)))
+    return Demo(Ended(**json.loads(said.read_text())), cwd / "journal" / "2024-05-01.db")
 
 
 @pytest.fixture(scope="session")
@@ -372,12 +381,12 @@ def test_the_next_demo_replaces_a_finished_file_and_continues_an_unfinished_one(
             assert (ended.code, ended.out.splitlines()[-1]) == (0, "stopped: until")
             return ended
 
-        assert again("2024-05-01T00:20Z").logged("replacing the finished demo file")
+        assert again("2024-04-30T23:05Z").logged("replacing the finished demo file")
         assert digest(journal) != finished
         first = run("journal", "events", journal).lines()
         assert first[-1]["type"] == "SessionStopped"
 
-        continued = again("2024-05-01T01:20Z")
+        continued = again("2024-05-01T00:05Z")
         assert continued.logged("continuing the unfinished session")
         seen = ledger(address)
     assert list(snapshot(directory)) == ["2024-05-01.db"]
@@ -387,7 +396,7 @@ def test_the_next_demo_replaces_a_finished_file_and_continues_an_unfinished_one(
     assert "restarts   process 1\n" in continued.out
     placed = run("journal", "orders", journal).lines()
     assert {line["signal_id"] for line in placed if line["attempts"]} == set(seen["signals"])
-    assert len(seen["signals"]) >= 3
+    assert len(seen["signals"]) >= 2
     assert all(record["accepted"] == 1 for record in seen["signals"].values())
     assert run("replay", journal).code == 0
 
