@@ -130,7 +130,7 @@ class _Replayer:
     def earlier_of(self, found: Divergence | None, *, is_finished: bool) -> Divergence | None:
         """`found`, or a decision missing on the record before it."""
         # An event that nobody decides again mostly answers one that is itself not on record.
-        is_orphan = found is not None and found.kind == "not decided again" and found.cause is not None
+        is_orphan = found is not None and found.kind == "not decided again"
         missing = self._expected.missing(is_finished=is_orphan or (is_finished and found is None))
         if missing is None:
             return found
