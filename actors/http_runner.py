@@ -69,7 +69,7 @@ class HttpRunner:
             self._begun.add(key)
             self._loop.call_soon_threadsafe(self._create_task, envelope, submitted)
 
-    def forget(self, envelopes: list[Envelope]) -> None:
+    def forget(self, envelopes: list[Envelope], is_stopping: Callable[[], bool]) -> None:
         """Journal attempts of a dead process as ambiguous: whether they were received cannot be known."""
         for envelope in envelopes:
             submitted = envelope.payload
@@ -83,7 +83,9 @@ class HttpRunner:
                 (recorded,) = self._sequencer.publish(outcome, source=HTTP_SOURCE, cause=envelope)
                 is_durable = threading.Event()
                 self._sequencer.when_durable(recorded.seq, is_durable.set)
-                is_durable.wait()
+                while not is_durable.wait(0.1):
+                    if is_stopping():
+                        return
                 self._sequencer.attempt_settled(envelope.seq)
 
     # --------------------------------------------------------------- in the loop

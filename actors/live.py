@@ -146,7 +146,7 @@ class SessionRun:
         for name, _ in SUBSCRIBERS:
             self._start_machine(name).tell(Start())
         self._wait_idle()
-        self._http.forget(left_in_flight)
+        self._http.forget(left_in_flight, self._ended.is_set)
         self._wait_idle()
         if not self._plan.is_simulated:
             self._clock = RealTimeClock(
@@ -250,8 +250,9 @@ class SessionRun:
             feed.stop(block=True, timeout=QUIESCE_S)
         if self._clock is not None:
             self._clock.stop()
-        if end.kind != "safe_stop":
-            self._quiesce()
+        if end.kind != "safe_stop" and not self._quiesce():
+            # Never sealed over an attempt whose outcome may still come.
+            end = SessionEnd(kind="safe_stop", reason=f"the pipeline did not come to rest within {QUIESCE_S:.0f} s")
         self._publish_end(end)
         for name, _ in SUBSCRIBERS:
             ref = self._children.get(name)
@@ -262,8 +263,8 @@ class SessionRun:
         self._writer.stop()
         return end
 
-    def _quiesce(self) -> None:
-        """Let the pipeline finish what it owes; what is not settled in time is carried."""
+    def _quiesce(self) -> bool:
+        """Let the pipeline finish what it owes and what is in flight; False when it does not in time."""
         is_late = threading.Event()
 
         def give_up() -> None:
@@ -273,8 +274,9 @@ class SessionRun:
         timer = threading.Timer(QUIESCE_S, give_up)
         timer.daemon = True
         timer.start()
-        self._sequencer.wait_quiet(is_late.is_set)
+        is_quiet = self._sequencer.wait_quiet(is_late.is_set)
         timer.cancel()
+        return is_quiet
 
     def _publish_end(self, end: SessionEnd) -> None:
         if end.kind == "closed":

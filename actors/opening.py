@@ -81,6 +81,7 @@ class Opener:
 
     def first(self) -> OpenedFile:
         """The file to start with."""
+        self._remove_unborn()
         entries = self.journals.entries()
         self._refuse_other_modes(entries)
         if not entries:
@@ -110,6 +111,16 @@ class Opener:
             return first.payload, journal.head().status
         finally:
             journal.close()
+
+    def _remove_unborn(self) -> None:
+        """A process that died between creating a file and its first commit left nothing in it."""
+        for entry in self.journals.entries()[-1:]:
+            journal = self.journals.open(entry.path)
+            is_empty = journal.head().seq == 0
+            journal.close()
+            if is_empty:
+                log.info("removing an empty file", file=entry.path.name)
+                self.journals.remove(entry.path)
 
     def _refuse_other_modes(self, entries: list[JournalEntry]) -> None:
         ours = (self.plan.mode, self.plan.is_demo, self.plan.account)

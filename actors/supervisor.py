@@ -21,10 +21,11 @@ from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
 from actors.sequencer import Sequencer
 from domain.events import ActorCrashed, ActorRestarted
 
-INTENSITY = 10
-INTENSITY_WINDOW_S = 10.0
+INTENSITY = 5
+INTENSITY_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.01
 BACKOFF_CAP_S = 5.0
+"""Small against the window: waiting must not hide an actor that crashes again and again."""
 
 StartChild = Callable[[], pykka.ActorRef[SupervisedActor]]
 """Starts one incarnation of a child."""

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -162,7 +162,7 @@ def live_command(request: LiveRequest) -> int:
         make_webhook = _webhook_maker(config, stack)
         journals = SqliteJournals(config.journal_dir, codec)
         stack.callback(journals.release)
-        source, load_history = _market(config, request, stack)
+        source, load_history = _market(config, request, stack, stopping.is_set)
         parts = LiveParts(
             journals=journals,
             codec=codec,
@@ -232,7 +232,9 @@ def _config_of(request: LiveRequest) -> Config:
     return config
 
 
-def _market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[FeedSource, Any]:
+def _market(
+    config: Config, request: LiveRequest, stack: ExitStack, is_stopping: Callable[[], bool]
+) -> tuple[FeedSource, Any]:
     from adapters.databento.live import DatabentoSource
 
     if config.is_demo:
@@ -247,6 +249,7 @@ def _market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[Fee
         gateway=config.feed.gateway,
         port=config.feed.port,
         heartbeat_interval_s=config.feed.heartbeat_interval_s,
+        is_stopping=is_stopping,
     )
     return source, lambda session: HistoryLoaded(tables=())
 

@@ -81,7 +81,12 @@ def configure_logging(level: str, *, stream: TextIO, secrets: Sequence[Secret] =
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _redact_line],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *([_drop_unknown] if stream.isatty() else []),
+                renderer,
+                _redact_line,
+            ],
         )
     )
     root = logging.getLogger()
@@ -157,8 +162,19 @@ def _redact_line(_logger: Any, _method: str, line: Any) -> Any:
     return redact(line) if isinstance(line, str) else line
 
 
+def _drop_unknown(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
+    """A person at a terminal need not read that session or seq are unknown."""
+    return {key: value for key, value in event_dict.items() if value is not None}
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     """A stream handler whose own failures do not print the record's raw arguments to stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.stream.isatty():
+            # Over the progress line, which rewrites itself below.
+            self.stream.write("\r\x1b[K")
+        super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         kind = sys.exc_info()[0]

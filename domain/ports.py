@@ -175,7 +175,7 @@ class JournalDirectory(Protocol):
         ...
 
     def remove(self, path: Path) -> None:
-        """Delete a finished demo file."""
+        """Delete a finished demo file, or one that holds nothing."""
         ...
 
 
@@ -246,6 +246,8 @@ class Ended:
     reason: str
     is_fatal: bool = False
     """It must not be retried: the gateway will not have us."""
+    is_silence: bool = False
+    """Nothing came for too long; our own watchdog ended it."""
     is_aged_out: bool = False
     """The vendor no longer holds what was asked for as a replay."""
 

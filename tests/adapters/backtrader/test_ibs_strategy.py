@@ -65,11 +65,13 @@ class Scenario:
         *,
         start: Nanos | None = None,
         cash: float = 1e9,
+        recorder: type[IbsStrategy] | None = None,
     ) -> None:
         self.length = HOUR if settings.decision_timeframe == "1h" else MINUTE
         self.start = kit.chicago(kit.MONDAY, 8) if start is None else start
         minutes = [[minute] for i, ohlc in enumerate(bars) for minute in self._minutes(kit, i, ohlc)]
-        cerebro = kit.plain_cerebro(kit.slices_of(minutes), ("ES",), settings=settings, strategy=Recorder, cash=cash)
+        slices = kit.slices_of(minutes)
+        cerebro = kit.plain_cerebro(slices, ("ES",), settings=settings, strategy=recorder or Recorder, cash=cash)
         # A day bar may be missing at the end: Backtrader needs one bar of every feed for runonce only.
         (self.strategy,) = cerebro.run(runonce=False, preload=False)
 
@@ -129,7 +131,7 @@ def test_each_exit_reason_comes_on_its_bar(
     reason, index, _ = exit
     assert run.exits == [exit]
     assert run.verdicts[0] == ("enter", "")
-    assert run.verdicts[1:index] == [("hold", "ibs_outside_band")] * (index - 1)
+    assert run.verdicts[1:index] == [("hold", "")] * (index - 1)
     assert run.verdicts[index] == ("exit", reason)
 
 
@@ -223,14 +225,16 @@ def test_each_gate_refuses_alone(
     run = Scenario(kit, bars, attrs.evolve(settings, **changes))
     last = run.signals[-1]
     assert [(gate.name, gate.reason) for gate in last.gates if not gate.is_passed] == [refused]
-    assert last.reason == refused[1]
-    assert last.verdict == ("hold" if refused[0] == "position" else "refuse")
+    # While a position is held an entry is out of the question: the bar is a hold, with no reason of its own.
+    held = refused[0] == "position"
+    assert (last.verdict, last.reason) == (("hold", "") if held else ("refuse", refused[1]))
 
 
 def test_every_gate_is_evaluated_on_every_bar(kit: SimpleNamespace, settings: StrategySettings) -> None:
     run = Scenario(kit, [ENTRY, MID, TARGET, MID], attrs.evolve(settings, warmup_bars=99, veto=True))
     names = [
         "warm_up",
+        "fresh",
         "time_window",
         "ibs_band",
         "pivot",
@@ -287,3 +291,18 @@ def test_settings_and_plans_are_required(kit: SimpleNamespace) -> None:
     cerebro = kit.plain_cerebro([], ("ES",), settings=None)
     with pytest.raises(OurError, match="needs settings"):
         cerebro.run()
+
+
+class Late(Recorder):
+    """Every slice comes from a replay."""
+
+    def start(self) -> None:
+        super().start()
+        self.is_late = True
+
+
+def test_a_late_slice_updates_everything_and_causes_no_entry(kit: SimpleNamespace, settings: StrategySettings) -> None:
+    prompt, late = (Scenario(kit, [ENTRY, MID], settings, recorder=recorder) for recorder in (None, Late))
+    assert prompt.verdicts[0] == ("enter", "")
+    assert late.verdicts[0] == ("refuse", "late_slice")
+    assert [signal.ibs for signal in late.signals] == [signal.ibs for signal in prompt.signals]
