@@ -113,7 +113,7 @@ def replay(file: Path, as_json: bool, until: int | None) -> None:
 @click.option("--speed", help="Feed seconds per second, or max. Default 1.")
 @click.option("--start-at", help="ISO moment, or now (with --simulate: real time, round the clock).")
 @click.option("--rebase", help="now: shift a file's stamps to the present and play it in real time.")
-@click.option("--key", help="The API key that is accepted.")
+@click.option("--key", help="The one API key that is accepted; any, without it.")
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--session", default="2024-05-01", show_default=True, help="First simulated session.")
 @click.option("--sessions", type=int, default=1, show_default=True, help="How many sessions in a row.")

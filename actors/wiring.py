@@ -222,9 +222,7 @@ def _config_of(request: LiveRequest) -> Config:
         _demo_speed(request)  # refused before anything is begun
         return demo_config(request.journal_dir or Path.cwd() / "journal", os.environ)
     if request.speed is not None:
-        raise OperatorError(
-            "the gateway sets the speed", where="--speed", fix="give --speed to `gateway`, or use --demo", exit_code=2
-        )
+        log.warning("the gateway sets the speed: --speed is for --demo", speed=request.speed)
     path = find_config(request.config, os.environ, Path.cwd())
     config = load_config(path, request.overlay, os.environ).config
     if request.journal_dir is not None:

@@ -55,7 +55,7 @@ log = structlog.get_logger(__name__)
 
 HOST = "127.0.0.1"
 LOCAL_KEY = "db-local-gateway-not-a-secret-00"
-"""The key that is accepted when none is given. It opens nothing but a loopback gateway."""
+"""The demo's key. It opens nothing but a loopback gateway."""
 DEFAULT_SESSION = dt.date(2024, 5, 1)
 NOW = "now"
 _THREAD_START_TIMEOUT_S = 60.0
@@ -79,10 +79,10 @@ class Gateway:
         `speed` is how many feed seconds pass per second (`MAX_SPEED`: as fast as clients
         read); `is_real_time` ties the feed's clock to the wall's instead. `start_at_ns` is
         where the clock starts (default: the first record's minute). Raises OperatorError
-        for a nonsensical fault spec, speed or start, and when no key is given.
+        for a nonsensical fault spec, speed or start, and for an empty key. Without `keys` any is accepted.
         """
-        if not keys or not all(keys):
-            raise OperatorError("the gateway needs a key to accept", where="--key", fix="give any text", exit_code=2)
+        if not all(keys):
+            raise OperatorError("an empty key is no key", where="--key", fix="give any text, or none", exit_code=2)
         if is_real_time and speed != 1.0:
             raise OperatorError("real time has one speed", where="--speed", fix="leave --speed out", exit_code=2)
         self.feed = Feed(source, speed=speed, start_at_ns=start_at_ns, is_real_time=is_real_time)
@@ -254,14 +254,15 @@ def build_source(request: GatewayRequest) -> tuple[GatewaySource, bool]:
 def run_gateway(request: GatewayRequest, *, port: int = 0, key: str | None = None, faults: str = "") -> int:
     """Serve until SIGTERM or SIGINT; 0 then. The first line of stdout is the address.
 
-    `key` is the one accepted (default `LOCAL_KEY`). Blocks; call it in the main thread.
+    `key` is the one accepted; without it any is (nothing here is worth guarding, but a client's
+    refusal can be tried). Blocks; call it in the main thread.
     Raises OperatorError for bad options, bad files and a port in use.
     """
     source, is_real_time = build_source(request)
     start_at_ns = None if request.start_at in (None, NOW) else parse_moment(str(request.start_at))
     gateway = Gateway(
         source,
-        keys=(LOCAL_KEY if key is None else key,),
+        keys=() if key is None else (key,),
         speed=1.0 if request.speed is None else request.speed,
         faults=faults,
         start_at_ns=start_at_ns,

@@ -57,7 +57,6 @@ def simulated() -> Iterator[int]:
         ("live --fast", "No such option"),
         ("--log-level loud live", "'loud' is not one of"),
         ("live --demo --config x.yml", "--demo: the demo has its own configuration"),
-        ("live --speed 10", "--speed: the gateway sets the speed"),
         ("live --demo --speed fast", "--speed: 'fast' is no speed"),
         ("live --demo --until tomorrow", "--until: 'tomorrow' is no ISO 8601 time"),
         ("live --demo --crash everyone@3", "--crash: 'everyone@3' is no planned crash"),

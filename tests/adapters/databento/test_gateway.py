@@ -469,12 +469,19 @@ def test_a_port_in_use_is_the_operators_to_mend() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"keys": ()}, {"keys": ("",)}, {"speed": 0.0}, {"start_at_ns": OPEN - 1}, {"start_at_ns": CLOSE},
+    "options", [{"keys": ("",)}, {"speed": 0.0}, {"start_at_ns": OPEN - 1}, {"start_at_ns": CLOSE},
                 {"faults": "nonsense"}, {"is_real_time": True, "speed": 2.0}]
 )  # fmt: skip
 def test_a_gateway_that_cannot_serve_refuses_to_exist(options: dict[str, Any]) -> None:
     with pytest.raises(OperatorError):
         Gateway(SOURCE, **{"keys": (LOCAL_KEY,), **options})
+
+
+def test_without_a_key_of_its_own_a_gateway_takes_any() -> None:
+    with GatewayThread(Gateway(SOURCE, keys=(), speed=MAX_SPEED)) as gateway:
+        client = Client(gateway.port, key="db-whatever-the-client-has-00").start("MES.v.0", "continuous")
+        client.wait_for(lambda c: bool(c.mappings))
+        client.close()
 
 
 # -- real time -------------------------------------------------------------------------
