@@ -1,0 +1,396 @@
+"""The feature book: bounded windows of completed bars, percentile populations, and vectors from both.
+
+One path for live, backtest and training: bars in, one `FeatureVector` per decision bar
+out. A window holds a fixed number of bars however long the history; a population grows
+by one float per bar (two copies of 8 bytes; a year of hours is about 90 KB per base and
+root) and costs one binary search and one shift of memory per bar.
+
+It refuses to fill: what is not there, not complete, stale or undefined is *missing*,
+with its reason, and the veto then refuses the entry. Bars must be of the traded contract
+only, and the caller leaves out day bars made of stray trades after a root's close.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from base64 import b64decode, b64encode
+from bisect import insort
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import attrs
+import numpy as np
+
+from domain.bars import Bar, BarTable, Timeframe
+from domain.errors import OurError
+from domain.feature_set import BarWindow
+from domain.features import (
+    BASES,
+    FEATURES,
+    BarInput,
+    Feature,
+    PercentileBase,
+    PercentileInput,
+    features_of,
+    unavailable,
+)
+from domain.indicators import average_rank
+from domain.units import HOUR, Nanos, Price
+
+CARRY_NS = Nanos(2 * HOUR)
+"""How long another root's last close stands for hours without a trade."""
+HOURS_PER_DAY = 24
+"""A day bar is stale when more hour bars than this have started since it ended."""
+
+_SLACK = 48
+"""Bars kept beyond the longest window: those of other roots that the deciding root has not reached yet."""
+
+
+@attrs.frozen(kw_only=True)
+class FeatureVector:
+    """The features of one root at its last completed hour bar, in the order of `names`."""
+
+    root: str
+    ts: Nanos
+    """The bar's end."""
+    version: str
+    names: tuple[str, ...]
+    values: tuple[float | None, ...]
+    missing: tuple[str, ...]
+    """Names without a value. Any of them is a veto."""
+    reasons: tuple[str, ...]
+    """Why, for each of `missing`."""
+    carried: tuple[str, ...]
+    """Names in which another root's last close stands for hours without a trade."""
+
+
+@attrs.frozen(kw_only=True)
+class CarriedPercentile:
+    """One percentile population as it travels into the next session: what was added to its seed."""
+
+    root: str
+    base: str
+    seed: str
+    """Names the population it started from (a bundle's digest); empty when it started empty."""
+    through_ns: Nanos
+    """The end of the last bar in the population."""
+    ranked_ns: Nanos
+    """The end of the bar that `ranked` belongs to; 0 before the first."""
+    ranked: float | None
+    """The base's value at that bar; None when it was undefined."""
+    added: str
+    """Base64 of the values added since, little-endian float64, in the order of their bars."""
+
+
+class FeatureBook:
+    """Windows and populations of every root. `bases` says which populations a root keeps (`required_bases`)."""
+
+    def __init__(self, *, bases: Mapping[str, Collection[str]]) -> None:
+        self._populations: dict[str, dict[str, _Population]] = {
+            root: {name: _Population(BASES[name]) for name in sorted(names)} for root, names in sorted(bases.items())
+        }
+        self._windows: dict[tuple[str, Timeframe], BarWindow] = {}
+
+    # ------------------------------------------------------------ bars in
+
+    def add_hour(self, bar: Bar) -> None:
+        """Take a completed hour bar, once, in order. Raises OurError for one not after the last."""
+        self._add(bar, "1h")
+
+    def add_day(self, bar: Bar) -> None:
+        """Take a completed day bar, once, in order. Raises OurError for one not after the last."""
+        self._add(bar, "1d")
+
+    def load(self, tables: Sequence[BarTable]) -> None:
+        """Take completed hour and day bars, adjusted for rolls: the same as adding each bar.
+
+        A population takes only bars after those it holds, so history may overlap carried state.
+        """
+        for table in tables:
+            if table.timeframe == "1m":
+                raise OurError(f"{table.root}: a feature book holds hours and days, not minutes")
+            window = self._window(table.root, table.timeframe)
+            due = self._due(table.root, table.timeframe)
+            ranked_ns = min((population.ranked_ns for population in due), default=None)
+            count = len(table) if ranked_ns is None else int(np.searchsorted(table.data[:, 1], ranked_ns, "right"))
+            window.extend(table.data[:count])
+            for row in table.data[count:].tolist():
+                start, end, *values, _ = row
+                window.append(start, end, values)
+                self._rank(due, window)
+
+    def shift(self, root: str, difference: Price) -> None:
+        """Move the root's history by `difference` (new contract - old contract), as at a roll."""
+        for (held, _), window in self._windows.items():
+            if held == root:
+                window.shift(float(difference))
+
+    def forget(self, root: str) -> None:
+        """Drop the root's bars (a roll without a known difference): its warm-up starts again."""
+        for timeframe in _TIMEFRAMES:
+            self._windows.pop((root, timeframe), None)
+
+    def _add(self, bar: Bar, timeframe: Timeframe) -> None:
+        window = self._window(bar.root, timeframe)
+        window.append(bar.ts_start, bar.ts_end, (bar.open, bar.high, bar.low, bar.close, bar.volume))
+        self._rank(self._due(bar.root, timeframe), window)
+
+    def _window(self, root: str, timeframe: Timeframe) -> BarWindow:
+        key = (root, timeframe)
+        if key not in self._windows:
+            self._windows[key] = BarWindow(f"{root} {timeframe}", _TIMEFRAMES[timeframe])
+        return self._windows[key]
+
+    def _due(self, root: str, timeframe: Timeframe) -> list[_Population]:
+        kept = self._populations.get(root, {})
+        return [population for population in kept.values() if population.base.timeframe == timeframe]
+
+    def _rank(self, due: Iterable[_Population], window: BarWindow) -> None:
+        for population in due:
+            if window.last_end > population.ranked_ns:
+                population.take(window.value(population.base), Nanos(window.last_end))
+
+    # ----------------------------------------------------- percentile state
+
+    def seed_population(self, root: str, base: str, values: Sequence[float], *, seed: str, through_ns: Nanos) -> None:
+        """Start a population from a bundle's: ascending `values` of the bars up to `through_ns`.
+
+        `seed` names it, so that carried state is only joined to what it grew from. Before the
+        root's bars. Raises OurError otherwise, or for values that are not ascending or not finite.
+        """
+        population = self._untouched(root, base)
+        if not all(map(math.isfinite, values)) or list(values) != sorted(values):
+            raise OurError(f"{root} {base}: a population's values must be finite and ascending")
+        population.start(values, seed=seed, through_ns=through_ns)
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """What the next session needs besides the bars and the seeds, by root and base."""
+        return tuple(
+            population.carried(root) for root, kept in self._populations.items() for population in kept.values()
+        )
+
+    def restore(self, carried: Sequence[CarriedPercentile]) -> tuple[CarriedPercentile, ...]:
+        """Go on from what a session left, after the seeds and before any bar of these roots.
+
+        Returns what was not taken: state of a root or base that is not kept, or grown from another seed.
+        """
+        refused = []
+        for state in carried:
+            kept = self._populations.get(state.root, {})
+            if state.base not in kept or kept[state.base].seed != state.seed:
+                refused.append(state)
+            else:
+                self._untouched(state.root, state.base).resume(state)
+        return tuple(refused)
+
+    def _untouched(self, root: str, base: str) -> _Population:
+        population = self._populations.get(root, {}).get(base)
+        if population is None:
+            raise OurError(f"the book keeps no population {base} of {root}")
+        if (root, population.base.timeframe) in self._windows:
+            raise OurError(f"{root}: percentile state must come before the bars")
+        return population
+
+    # ---------------------------------------------------------- vectors out
+
+    def vector(self, root: str, names: Sequence[str], version: str) -> FeatureVector:
+        """The features at the root's last completed hour bar, from bars that had ended by then.
+
+        Raises OurError without such a bar, OperatorError for an unknown version.
+        """
+        known = features_of(version)
+        view = _View(root, self._windows, self._populations.get(root, {}))
+        results = [view.evaluate(known.get(name), name) for name in names]
+        absent = [(name, result.reason) for name, result in zip(names, results, strict=True) if result.value is None]
+        return FeatureVector(
+            root=root,
+            ts=view.ts,
+            version=version,
+            names=tuple(names),
+            values=tuple(result.value for result in results),
+            missing=tuple(name for name, _ in absent),
+            reasons=tuple(reason for _, reason in absent),
+            carried=tuple(name for name, result in zip(names, results, strict=True) if result.is_carried),
+        )
+
+
+def _longest(timeframe: Timeframe) -> int:
+    windows = [base.window for base in BASES.values() if base.timeframe == timeframe]
+    for feature in FEATURES.values():
+        windows += [
+            feature.window
+            for source in feature.inputs
+            if isinstance(source, BarInput) and source.timeframe == timeframe
+        ]
+    return max(windows)
+
+
+# `legacy-1` reads hours through windows that the hourly names of `v2` have too.
+_TIMEFRAMES: dict[Timeframe, int] = {"1h": _longest("1h") + _SLACK, "1d": _longest("1d") + _SLACK}
+
+
+# -------------------------------------------------------------- populations
+
+
+class _Population:
+    """One expanding, sorted population of one base."""
+
+    def __init__(self, base: PercentileBase) -> None:
+        self.base = base
+        self.seed = ""
+        self.ranked_ns = Nanos(0)
+        self._through_ns = Nanos(0)
+        self._ranked: float | None = None
+        self._sorted = array("d")
+        self._added = array("d")
+
+    def start(self, values: Iterable[float], *, seed: str, through_ns: Nanos) -> None:
+        self.seed, self._through_ns = seed, through_ns
+        self._sorted, self._added = array("d", values), array("d")
+
+    def take(self, value: float | None, end: Nanos) -> None:
+        """The base's value at the bar that ends at `end`; inserted unless the population holds that bar already."""
+        self.ranked_ns, self._ranked = end, value
+        if end <= self._through_ns:
+            return
+        self._through_ns = end
+        if value is not None:
+            insort(self._sorted, value)
+            self._added.append(value)
+
+    def percentile(self) -> float | None:
+        """Of the bar that ends at `ranked_ns`; None when its value is undefined."""
+        return None if self._ranked is None else average_rank(self._sorted, self._ranked)
+
+    def carried(self, root: str) -> CarriedPercentile:
+        return CarriedPercentile(
+            root=root,
+            base=self.base.name,
+            seed=self.seed,
+            through_ns=self._through_ns,
+            ranked_ns=self.ranked_ns,
+            ranked=self._ranked,
+            added=b64encode(np.array(self._added, "<f8").tobytes()).decode("ascii"),
+        )
+
+    def resume(self, state: CarriedPercentile) -> None:
+        added = np.frombuffer(b64decode(state.added), "<f8").tolist()
+        self._added = array("d", added)
+        self._sorted = array("d", sorted([*self._sorted, *added]))
+        self._through_ns, self.ranked_ns, self._ranked = state.through_ns, state.ranked_ns, state.ranked
+
+
+# ------------------------------------------------------------- evaluation
+
+
+@attrs.frozen
+class _Result:
+    value: float | None
+    reason: str = ""
+    is_carried: bool = False
+
+
+@attrs.frozen
+class _Place:
+    """Where one root and timeframe stands at the moment of decision."""
+
+    window: BarWindow | None
+    count: int = 0
+    """Its bars that had ended by then."""
+    carried: int = 0
+    """Hours since, for which its last close stands."""
+    reason: str = ""
+    """Why it cannot be used; empty when it can."""
+
+
+class _View:
+    """What one root sees at the end of its last completed hour bar."""
+
+    def __init__(
+        self, root: str, windows: Mapping[tuple[str, Timeframe], BarWindow], populations: Mapping[str, _Population]
+    ) -> None:
+        hours = windows.get((root, "1h"))
+        if hours is None:
+            raise OurError(f"{root} has no completed hour bar")
+        self._root, self._windows, self._populations, self._hours = root, windows, populations, hours
+        self._places: dict[tuple[str, Timeframe], _Place] = {}
+        self._ranks: dict[str, _Result] = {}
+        self.ts = Nanos(hours.last_end)
+
+    def evaluate(self, feature: Feature | None, name: str) -> _Result:
+        if feature is None:
+            return _Result(None, unavailable(name) or "not in this feature set version")
+        if len(feature.inputs) == 1 and isinstance(source := feature.inputs[0], BarInput):
+            return self._of_bars(feature, source)
+        percentiles = []
+        for source in feature.inputs:
+            if not isinstance(source, PercentileInput):
+                raise OurError(f"{name}: bars and percentiles, or bars of several roots, in one feature")
+            if source.base not in self._ranks:
+                self._ranks[source.base] = self._percentile(source.base)
+            result = self._ranks[source.base]
+            if result.value is None:
+                return result
+            percentiles.append(result.value)
+        return _Result(feature.function(*percentiles))
+
+    def _of_bars(self, feature: Feature, source: BarInput) -> _Result:
+        root = source.root or self._root
+        place = self._place(root, source.timeframe)
+        if place.reason or place.window is None:
+            return _Result(None, place.reason)
+        carried = min(place.carried, feature.window - 1)
+        if carried == 0 and place.count == place.window.count:
+            value = place.window.value(feature)
+        else:
+            value = place.window.value_at(feature, place.count, carried)
+        if value is None:
+            return _Result(None, _why(f"{root} {source.timeframe}", place.count + carried, feature.window))
+        return _Result(value, "", carried > 0)
+
+    def _percentile(self, name: str) -> _Result:
+        population = self._populations.get(name)
+        if population is None:
+            return _Result(None, f"the book keeps no population {name} of {self._root}")
+        base = population.base
+        place = self._place(self._root, base.timeframe)
+        if place.reason or place.window is None:
+            return _Result(None, place.reason)
+        if place.window.end_of(place.count) != population.ranked_ns:
+            return _Result(None, f"{self._root} {base.timeframe}: the population {name} stands at another bar")
+        percentile = population.percentile()
+        if percentile is None:
+            return _Result(None, _why(f"{self._root} {base.timeframe}", place.count, base.window))
+        return _Result(percentile)
+
+    def _place(self, root: str, timeframe: Timeframe) -> _Place:
+        key = (root, timeframe)
+        if key not in self._places:
+            self._places[key] = self._find(root, timeframe)
+        return self._places[key]
+
+    def _find(self, root: str, timeframe: Timeframe) -> _Place:
+        window = self._windows.get((root, timeframe))
+        count = window.until(self.ts) if window is not None else 0
+        if window is None or count == 0:
+            return _Place(None, reason=f"{root} {timeframe}: no bars")
+        end = window.end_of(count)
+        if timeframe == "1h":
+            age = self.ts - end
+            if age > CARRY_NS:
+                return _Place(None, reason=f"{root} 1h: no trade for {age / HOUR:.1f} h")
+            hours = self._hours.until(self.ts) - self._hours.until(end)
+            return _Place(window, count, hours)
+        if root == self._root:
+            hours = self._hours.started_since(end, self._hours.until(self.ts))
+            return _Place(window, count, reason=f"{root} 1d: {hours} hours old" if hours > HOURS_PER_DAY else "")
+        own = self._place(self._root, "1d")
+        if own.reason or own.window is None:
+            return _Place(None, reason=own.reason)
+        # Sessions of the same day overlap; days without a common moment are different days.
+        is_behind = end <= own.window.start_of(own.count)
+        return _Place(window, count, reason=f"{root} 1d: lacks the last completed day" if is_behind else "")
+
+
+def _why(name: str, bars: int, window: int) -> str:
+    return f"{name}: {bars} of {window} bars" if bars < window else f"{name}: undefined (a division by nothing)"
