@@ -33,11 +33,13 @@ class RealTimeClock:
         sequencer: Sequencer,
         now: Callable[[], Nanos],
         watermark: Nanos,
-        each_look: Callable[[], None] = lambda: None,
+        each_look: Callable[[], None],
+        on_failure: Callable[[BaseException], None],
     ) -> None:
         self._sequencer = sequencer
         self._now = now
         self._each_look = each_look
+        self._on_failure = on_failure
         self._changed = threading.Condition()
         self._watermark = watermark
         self._ticked_watermark = watermark
@@ -63,6 +65,14 @@ class RealTimeClock:
                 self._changed.notify_all()
 
     def _run(self) -> None:
+        try:
+            self._tick_until_stopped()
+        except BaseException as error:
+            # Without ticks there is no auto-close: the process must not go on as if nothing were wrong.
+            self._on_failure(error)
+            raise
+
+    def _tick_until_stopped(self) -> None:
         while True:
             with self._changed:
                 watermark, now = self._watermark, self._now()

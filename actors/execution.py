@@ -44,6 +44,8 @@ from domain.risk import Allowed, KillSwitch, RiskState, judge_entry, judge_exit
 from domain.units import SECOND, Nanos, Price
 
 EXIT_BACKOFF_CAP_S = 30.0
+NO_TRADE_LIMIT = Nanos(600 * SECOND)
+"""An accepted market order without a trade of its contract for this long is assumed filled at the last close."""
 
 
 class Execution:
@@ -278,8 +280,15 @@ class Execution:
                 return order.expires_ns  # held back: only its end is near
             return min(order.not_before_ns, order.expires_ns or order.not_before_ns)
         if order.state is OrderState.ACCEPTED:
-            return self._cancel_ns(order)
+            return self._cancel_ns(order) or self._no_trade_ns(order)
         return None
+
+    @staticmethod
+    def _no_trade_ns(order: Order) -> Nanos | None:
+        """When an accepted market order is taken for filled although its contract has not traded since."""
+        if order.order_type != "market" or order.accepted_ns is None:
+            return None
+        return Nanos(order.accepted_ns + NO_TRADE_LIMIT)
 
     def _cancel_ns(self, order: Order) -> Nanos | None:
         if order.order_type != "limit" or self._opened is None:
@@ -289,7 +298,12 @@ class Execution:
     def _on_clock(self, ts: Nanos) -> tuple[Event, ...]:
         events: list[Event] = []
         for order in tuple(self._orders.values()):
-            cancel_ns = self._cancel_ns(order)
+            cancel_ns, no_trade_ns = self._cancel_ns(order), self._no_trade_ns(order)
+            if order.state is OrderState.ACCEPTED and no_trade_ns is not None and ts >= no_trade_ns:
+                # The broker fills a market order also when our feed is silent: without this the
+                # position would have neither stop nor auto-close.
+                events += self._assume(order, Fill(price=order.reference_price, ts=ts, rule="no_trade"))
+                continue
             if order.state is OrderState.QUEUED and order.expires_ns is not None and ts >= order.expires_ns:
                 reason = "time_limit"
             elif order.state is OrderState.ACCEPTED and cancel_ns is not None and ts >= cancel_ns:

@@ -35,7 +35,7 @@ from domain.events import (
     TradesReceived,
 )
 from domain.instruments import ResolvedContract
-from domain.market import FRAME_LIMIT, empty_trades, trades_from_bytes
+from domain.market import FRAME_LIMIT, TradeArray, empty_trades, trades_from_bytes
 from domain.ports import (
     DataExhausted,
     Ended,
@@ -51,8 +51,10 @@ from domain.ports import (
 )
 from domain.units import MINUTE, SECOND, Nanos, floor_to
 
-CLOSING_GRACE = Nanos(2 * SECOND)
-"""In real time a minute closes this long after its end when nothing newer has arrived."""
+REPLAY_WINDOW = Nanos(23 * 3600 * SECOND + 55 * 60 * SECOND)
+"""Databento replays the last 24 hours; asked for more it sends nothing."""
+DEAD_FEED_GRACE = Nanos(300 * SECOND)
+"""In real time a session ends this long after its close when the feed is down and cannot say so."""
 FRESH_LAG = Nanos(3 * SECOND)
 """A feed whose last record is no older than this is not behind."""
 TAKE_TIMEOUT_S = 0.1
@@ -103,11 +105,15 @@ class FeedActor(SupervisedActor):
         self._on_finished = on_finished
         self._faults = faults
         self._end_ns = min(opened.session.end_ns, until_ns or opened.session.end_ns)
+        self._until_ns = until_ns if until_ns is not None and until_ns < opened.session.end_ns else None
         self._contracts = {c.raw_symbol: c for c in opened.contracts if c.raw_symbol is not None}
         self._connection: FeedConnection | None = None
         self._filter = ReplayFilter(empty_trades())
         self._held = empty_trades()
         self._unmapped: set[str] = set()
+        """Contracts that are traded and not mapped yet: nothing is published before they are."""
+        self._strangers = empty_trades()
+        """Records of ids that no mapping has named yet."""
         self._is_replaying = False
         self._exhausted_ns: Nanos | None = None
         self._heartbeat_ns = Nanos(0)
@@ -116,6 +122,8 @@ class FeedActor(SupervisedActor):
 
     def receive(self, message: Any) -> None:
         if isinstance(message, Start):
+            if self._stopping.is_set():
+                return
             # Everyone else recovers first: in simulated time nothing may be owed when the market moves.
             if self._clock is None and not self._sequencer.wait_quiet(self._stopping.is_set):
                 return
@@ -141,9 +149,14 @@ class FeedActor(SupervisedActor):
         start = self._memory.resume_ns()
         self._filter = ReplayFilter(self._memory.overlap())
         self._held = empty_trades()
-        self._unmapped = set(self._contracts)
+        self._strangers = empty_trades()
+        self._unmapped = {raw for raw, contract in self._contracts.items() if contract.rank == 0}
         self._exhausted_ns = None
+        self._heartbeat_ns = Nanos(0)
         start_ns = self._opened.feed_start_ns if start is None else start
+        if self._clock is not None and with_replay and start_ns < (oldest := Nanos(self._now() - REPLAY_WINDOW)):
+            self._publish(FeedStatusChanged(status="gap", reason="the last record is older than the vendor's replay"))
+            start_ns = oldest
         self._is_replaying = with_replay
         self._connection = self._source.connect(sorted(self._contracts), start_ns if with_replay else None)
 
@@ -161,9 +174,9 @@ class FeedActor(SupervisedActor):
         if ended.is_aged_out:
             # Backfill needs the vendor's history; until then the gap is on record and bars miss it.
             self._publish(FeedStatusChanged(status="gap", reason=ended.reason))
-        elif self._memory.status == "live":
+        elif self._memory.status in ("live", "stale"):
             self._publish(FeedStatusChanged(status="reconnecting", reason=ended.reason))
-        cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2**self._failures)
+        cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
         self._failures += 1
         if not self._stopping.wait(BACKOFF_FIRST_S + random.uniform(0.0, cap)):
             self._connect(with_replay=not ended.is_aged_out)
@@ -184,8 +197,7 @@ class FeedActor(SupervisedActor):
     def _take(self, item: FeedItem) -> Ended | None:
         match item:
             case Records(raw=raw):
-                fresh = self._filter.drop_known(trades_from_bytes(raw))
-                self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
+                self._hold(self._filter.drop_known(trades_from_bytes(raw)))
             case Mapped():
                 self._map(item)
             case ReplayCompleted():
@@ -195,7 +207,8 @@ class FeedActor(SupervisedActor):
             case DataExhausted(ts=ts):
                 self._exhausted_ns = ts
             case Heartbeat(ts=ts):
-                self._heartbeat_ns = ts
+                # During a replay the gateway's clock is ahead of what it still has to send.
+                self._heartbeat_ns = self._heartbeat_ns if self._is_replaying else ts
             case SlowReader(reason=reason):
                 # In simulated time the market waits for us: being behind is how it should be.
                 if self._clock is not None and self._memory.status == "live":
@@ -206,6 +219,15 @@ class FeedActor(SupervisedActor):
                 pass
         return None
 
+    def _hold(self, fresh: TradeArray) -> None:
+        """Keep records until their batch is complete; those of unknown ids wait for their mapping."""
+        known = [mapped.instrument_id for mapped in self._memory.mapped.values()]
+        is_known = np.isin(fresh["instrument_id"], known)
+        if not is_known.all():
+            self._strangers = np.concatenate((self._strangers, fresh[~is_known]))
+            fresh = fresh[is_known]
+        self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
+
     def _map(self, mapped: Mapped) -> None:
         contract = self._contracts.get(mapped.raw_symbol)
         if contract is None:
@@ -214,6 +236,9 @@ class FeedActor(SupervisedActor):
         known = self._memory.mapped.get(mapped.raw_symbol)
         if known is None or known.instrument_id != mapped.instrument_id:
             self._publish(_symbol_mapped(contract, mapped))
+            if len(self._strangers):
+                waiting, self._strangers = self._strangers, empty_trades()
+                self._hold(waiting)
         if not self._unmapped:
             self._go_live()
 
@@ -294,24 +319,32 @@ class FeedActor(SupervisedActor):
     # ------------------------------------------------------------- real time
 
     def _drain_real(self, clock: RealTimeClock) -> None:
-        """Publish the minutes that are complete and move the watermark past them."""
+        """Publish the minutes that are complete and move the watermark past them.
+
+        A minute is complete when a record or a heartbeat of a later one has come: by the feed's own
+        time, so that neither a wrong clock of ours nor a stalled line cuts a bar short.
+        """
+        if self._unmapped:
+            return
         self._refuse_past_data()
-        now = self._now()
+        now, end = self._now(), self._opened.session.end_ns
         self._recover_from_stale(now)
-        closed = floor_to(Nanos(now - CLOSING_GRACE), MINUTE) if self._memory.status == "live" else Nanos(0)
         seen = Nanos(int(self._held["ts_recv"][-1])) if len(self._held) else self._heartbeat_ns
-        watermark = min(max(closed, floor_to(seen, MINUTE)), self._opened.session.end_ns)
+        if self._memory.status != "live" and now >= end + DEAD_FEED_GRACE:
+            self._publish(FeedStatusChanged(status="gap", reason="the session ended while the feed was down"))
+            seen = end
+        watermark = min(floor_to(seen, MINUTE), end)
         while len(self._held):
             first = Nanos(int(self._held["ts_recv"][0]))
             minute_end = Nanos(floor_to(first, MINUTE) + MINUTE)
             before = self._count_before(minute_end)
-            if first >= self._opened.session.end_ns or (before < FRAME_LIMIT and minute_end > watermark):
+            if first >= end or (before < FRAME_LIMIT and minute_end > watermark):
                 break
             self._publish_held(min(before, FRAME_LIMIT))
         clock.advance(watermark)
-        if watermark >= self._opened.session.end_ns:
+        if watermark >= end:
             self._finish(FeedFinished(reason="session_over"))
-        elif now >= self._end_ns:
+        elif self._until_ns is not None and now >= self._until_ns:
             self._finish(FeedFinished(reason="until"))
         elif self._exhausted_ns is not None and not len(self._held):
             self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
@@ -319,11 +352,17 @@ class FeedActor(SupervisedActor):
     def _recover_from_stale(self, now: Nanos) -> None:
         """`stale` ends once what arrives is recent again."""
         seen = int(self._held["ts_recv"][-1]) if len(self._held) else self._heartbeat_ns
-        if self._memory.status == "stale" and now - seen < FRESH_LAG:
+        is_settled = not self._is_replaying and not self._unmapped
+        if self._memory.status == "stale" and is_settled and now - seen < FRESH_LAG:
             self._publish(FeedStatusChanged(status="live", reason="caught up"))
 
     def _refuse_past_data(self) -> None:
-        if len(self._held) and int(self._held["ts_recv"][0]) < self._opened.session.start_ns - 3600 * SECOND:
+        is_first = self._memory.ts_event is None
+        if (
+            is_first
+            and len(self._held)
+            and int(self._held["ts_recv"][0]) < self._opened.session.start_ns - 3600 * SECOND
+        ):
             error = OperatorError(
                 "the feed sends recorded data, and clock is system",
                 where="clock",

@@ -26,6 +26,7 @@ from actors.opening import LivePlan, OpenedFile, Opener
 from actors.sequencer import Sequencer
 from actors.supervisor import StartChild, Supervisor
 from actors.tally import Tally
+from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed, OperatorError
 from domain.events import (
     ActorRestarted,
@@ -104,6 +105,7 @@ class SessionRun:
         )
         self._sequencer.observe(self._memory.fold)
         self._sequencer.observe(tally.fold)
+        self._sequencer.observe(self._watch_entries)
         self._sequencer.restore(journal)
         journal.close()
         self._is_restart = head.seq > 0
@@ -154,6 +156,7 @@ class SessionRun:
                 now=self._parts.now,
                 watermark=self._memory.watermark,
                 each_look=self._guard_writer,
+                on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"clock: {error!r}")),
             )
             self._clock.start()
         if not self._ended.is_set():
@@ -209,7 +212,7 @@ class SessionRun:
     # ------------------------------------------------------------- what ends it
 
     def _report(self, failed: Failed) -> None:
-        if not self._halting.is_set() and self._supervisor.is_alive():
+        if self._supervisor.is_alive():
             self._supervisor.tell(failed)
 
     def _finish(self, end: SessionEnd) -> None:
@@ -227,41 +230,51 @@ class SessionRun:
         log.critical("journal write failed", error=str(error))
         self._finish(SessionEnd(kind="safe_stop", reason=str(error)))
 
+    def _watch_entries(self, envelope: Envelope) -> None:
+        """What the record says about entries, a restart's included."""
+        if envelope.type in ("EntriesClosed", "EntriesOpened"):
+            self._are_entries_open = envelope.type == "EntriesOpened"
+
     def _guard_writer(self) -> None:
         """In real time a slow disk closes entries, and a standing one ends the process."""
         stalled_s = self._writer.stalled_s
         if stalled_s > STALL_STOPS_S:
             self._finish(SessionEnd(kind="safe_stop", reason=f"the journal has not been written for {stalled_s:.1f} s"))
         elif stalled_s > STALL_CLOSES_ENTRIES_S and self._are_entries_open:
-            self._are_entries_open = False
             self._sequencer.publish(EntriesClosed(reason="journal writer stalled"), source="supervisor")
         elif stalled_s <= STALL_CLOSES_ENTRIES_S and not self._are_entries_open:
-            self._are_entries_open = True
             self._sequencer.publish(EntriesOpened(reason="journal writer caught up"), source="supervisor")
 
     # ------------------------------------------------------------- closing
 
     def _close(self) -> SessionEnd:
         end = self._end or SessionEnd(kind="stopped", reason="signal")
-        feed = self._children.get("feed")
         self._halting.set()
         self._sequencer.wake()
-        if feed is not None and feed.is_alive():
-            feed.stop(block=True, timeout=QUIESCE_S)
+        self._stop_actor(self._children.get("feed"))
         if self._clock is not None:
             self._clock.stop()
+        # Machines are supervised to the last: what the final tick asks of them must be answered.
         if end.kind != "safe_stop" and not self._quiesce():
             # Never sealed over an attempt whose outcome may still come.
             end = SessionEnd(kind="safe_stop", reason=f"the pipeline did not come to rest within {QUIESCE_S:.0f} s")
+        self._stop_actor(self._supervisor)
         self._publish_end(end)
         for name, _ in SUBSCRIBERS:
-            ref = self._children.get(name)
-            if ref is not None and ref.is_alive():
-                ref.stop(block=True, timeout=QUIESCE_S)
-        self._supervisor.stop(block=True, timeout=QUIESCE_S)
+            self._stop_actor(self._children.get(name))
         self._http.stop()
         self._writer.stop()
         return end
+
+    @staticmethod
+    def _stop_actor(ref: pykka.ActorRef[Any] | None) -> None:
+        if ref is None or not ref.is_alive():
+            return
+        try:
+            ref.stop(block=True, timeout=QUIESCE_S)
+        except (pykka.Timeout, pykka.ActorDeadError):
+            # It is busy or died meanwhile; its thread is a daemon and its work is in the journal.
+            log.warning("an actor did not stop in time", actor=str(ref))
 
     def _quiesce(self) -> bool:
         """Let the pipeline finish what it owes and what is in flight; False when it does not in time."""

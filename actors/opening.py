@@ -7,7 +7,7 @@ followed by the next session. Live, paper and demo files never mix in one direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -19,7 +19,7 @@ from actors.machines import MachineParts, MachineSet
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened
 from domain.ibs import StrategySettings
-from domain.instruments import ResolvedContract, TradedRoot, parse_contract
+from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot, parse_contract
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
@@ -28,8 +28,6 @@ from domain.units import SECOND, Nanos
 CLOCK_TOLERANCE = Nanos(600 * SECOND)
 """With `clock: system` the feed's own time may differ by this much from ours."""
 
-REPLAY_WINDOW = Nanos(23 * 3600 * SECOND + 55 * 60 * SECOND)
-"""Databento replays the last 24 hours; asked for more it sends nothing."""
 
 log = structlog.get_logger()
 
@@ -171,24 +169,22 @@ class Opener:
 
     def _new_session(self, left: Inheritance | None) -> OpenedFile:
         contracts_of, feed_now = self._resolve()
+        begin = feed_now
         if left is not None:
-            session = self.calendar.session_of(left.opened.session.end_ns, self.plan.roots)
-        else:
-            session = self.calendar.session_of(feed_now, self.plan.roots)
+            begin = left.opened.session.end_ns
+            if not self.plan.is_simulated:
+                # After a pause of days the sessions in between are over: nothing will come for them.
+                begin = max(begin, self.now())
+        session = self.calendar.session_of(begin, self.plan.roots)
         opened = self._opened(
             session=session,
             segment=1,
-            contracts=self._contracts(contracts_of, session),
-            feed_start_ns=self._feed_start(session),
+            contracts=self._contracts(contracts_of, session, left),
+            # Before any record is on file the feed begins here, or as far back as the vendor goes.
+            feed_start_ns=session.start_ns,
         )
         history = left.history if left is not None else self.load_history(session)
         return self._create(opened, history, left)
-
-    def _feed_start(self, session: Session) -> Nanos:
-        """Where the feed begins before any record is on file: the session's start, or as far back as it goes."""
-        if self.plan.is_simulated:
-            return session.start_ns
-        return max(session.start_ns, Nanos(self.now() - REPLAY_WINDOW))
 
     def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
         carried = left.carried if left is not None else fresh_state()
@@ -240,24 +236,41 @@ class Opener:
             )
         return {symbol: item.raw_symbol for symbol, item in mapped.items()}, feed_now
 
-    def _contracts(self, raw_symbols: Mapping[str, str], session: Session) -> tuple[ResolvedContract, ...]:
+    def _contracts(
+        self, raw_symbols: Mapping[str, str], session: Session, left: Inheritance | None
+    ) -> tuple[ResolvedContract, ...]:
+        """Front and next contract of each root, and every other contract that is still held or ordered."""
+        before = {} if left is None else {(c.root, c.rank): c.raw_symbol for c in left.opened.contracts}
         contracts = []
         for root in self.plan.roots:
             for rank in (0, 1):
                 raw = raw_symbols.get(f"{root.data_product}.v.{rank}")
                 name = None if raw is None else parse_contract(raw, [root.data_product], session.date)
-                if name is None and not root.is_reference:
-                    log.warning("symbol not resolved", root=root.root, rank=rank, answer=raw)
-                contracts.append(
-                    ResolvedContract(root=root.root, rank=rank, raw_symbol=raw if name is not None else None)
-                )
+                if name is None:
+                    raw = before.get((root.root, rank)) if rank == 0 else None
+                    if not root.is_reference:
+                        log.warning("symbol not resolved", root=root.root, rank=rank, instead=raw)
+                contracts.append(ResolvedContract(root=root.root, rank=rank, raw_symbol=raw))
         if not any(c.raw_symbol is not None for c in contracts if c.rank == 0):
             raise OperatorError(
                 f"the feed resolves none of {', '.join(root.data_product for root in self.plan.roots)}",
                 where="symbols",
                 fix="check that the gateway's data holds the contract map's feed symbols",
             )
-        return tuple(contracts)
+        return tuple(contracts) + self._held_besides(contracts, left)
+
+    @staticmethod
+    def _held_besides(contracts: Sequence[ResolvedContract], left: Inheritance | None) -> tuple[ResolvedContract, ...]:
+        """An old contract stays subscribed while something is held in it: its own bars drive stops and fills."""
+        if left is None:
+            return ()
+        known = {contract.raw_symbol for contract in contracts}
+        held = {p.contract: p.root for p in left.carried.positions} | {o.contract: o.root for o in left.carried.orders}
+        return tuple(
+            ResolvedContract(root=held[contract], rank=HELD_RANK, raw_symbol=contract)
+            for contract in sorted(held)
+            if contract not in known
+        )
 
 
 def _label(mode: str, is_demo: bool, account: str) -> str:

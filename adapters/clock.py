@@ -8,8 +8,15 @@ from domain.units import Nanos
 
 
 class SystemClock:
-    """Wall-clock time; with `clock: feed` nobody asks it."""
+    """Wall-clock time that never steps: read once, then carried on by the machine's uptime.
+
+    A step of the system's clock (a late NTP correction) must not stop deadlines or fire them
+    all at once. Suspended time counts. With `clock: feed` nobody asks it.
+    """
+
+    def __init__(self) -> None:
+        self._offset_ns = time.time_ns() - time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def now_ns(self) -> Nanos:
-        """UTC nanoseconds since 1970, as the operating system has them (it may step)."""
-        return Nanos(time.time_ns())
+        """UTC nanoseconds since 1970."""
+        return Nanos(self._offset_ns + time.clock_gettime_ns(time.CLOCK_BOOTTIME))

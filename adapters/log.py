@@ -81,12 +81,7 @@ def configure_logging(level: str, *, stream: TextIO, secrets: Sequence[Secret] =
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *([_drop_unknown] if stream.isatty() else []),
-                renderer,
-                _redact_line,
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer, _redact_line],
         )
     )
     root = logging.getLogger()
@@ -160,11 +155,6 @@ def _redacted(value: Any) -> Any:
 def _redact_line(_logger: Any, _method: str, line: Any) -> Any:
     """The second net, over the finished line: keys, and whatever a renderer added."""
     return redact(line) if isinstance(line, str) else line
-
-
-def _drop_unknown(_logger: Any, _method: str, event_dict: EventDict) -> EventDict:
-    """A person at a terminal need not read that session or seq are unknown."""
-    return {key: value for key, value in event_dict.items() if value is not None}
 
 
 class _Handler(logging.StreamHandler[TextIO]):

@@ -124,6 +124,10 @@ class TradedRoot:
     pair: str | None = None
 
 
+HELD_RANK = -1
+"""Rank of a contract that is subscribed only because something is still held in it."""
+
+
 @attrs.frozen(kw_only=True)
 class ResolvedContract:
     """Which contract a continuous symbol meant when the session opened."""

@@ -63,6 +63,8 @@ class _Queue:
 
     def put(self, item: bytes | FeedItem) -> None:
         """Append; wait while full. Discards when closed."""
+        if self._is_closed:
+            return
         self._items.append(item)
         if 1 < len(self._items) < self._limit:
             return  # someone has notified or is about to: no lock on the hot path
@@ -82,6 +84,9 @@ class _Queue:
                 self.last_put_s = time.monotonic()
             self._changed.notify_all()
         return items
+
+    def is_closed(self) -> bool:
+        return self._is_closed
 
     def close(self) -> None:
         with self._changed:
@@ -152,7 +157,13 @@ class LiveConnection:
             self._client.subscribe(
                 self._dataset, self._schema, self._symbols, stype_in=self._stype_in, start=self._start_ns
             )
+            if self._queue.is_closed():
+                # Given up while it was connecting: nobody would ever end it.
+                self._client.terminate()
+                return
             self._client.start()
+            if self._queue.is_closed():
+                self._client.terminate()
             self._client.block_for_close()
         except db.BentoError as error:
             # The client has one exception for everything; only its text tells a refusal from a lost line.

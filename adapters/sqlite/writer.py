@@ -23,7 +23,7 @@ COMMIT_INTERVAL_S = 0.05
 CHECKPOINT_PAGES = 4000
 """The WAL is folded back into the file after this many pages of 4 KiB."""
 
-STATUS_AFTER = {"SessionStopped": "stopped", "SessionClosed": "closed"}
+STATUS_AFTER = {"SessionStopped": "stopped"}
 
 
 class Writer:
@@ -132,7 +132,7 @@ class Writer:
         last = rows[-1]
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(INSERT_EVENT, [to_row(envelope) for envelope in rows])
-        connection.execute(MOVE_HEAD, (last.seq, last.hash, STATUS_AFTER.get(last.type, "open")))
+        connection.execute(MOVE_HEAD, (last.seq, last.hash, _status_after(rows)))
         connection.execute("COMMIT")
         with self._changed:
             del self._pending[: len(rows)]
@@ -142,3 +142,10 @@ class Writer:
             self._waiting = [entry for entry in self._waiting if entry[0] > last.seq]
         for callback in due:
             callback()
+
+
+def _status_after(rows: Sequence[Envelope]) -> str:
+    """The head's status after a commit. A close is final, whatever was sequenced beside it."""
+    if any(envelope.type == "SessionClosed" for envelope in rows):
+        return "closed"
+    return STATUS_AFTER.get(rows[-1].type, "open")

@@ -229,7 +229,7 @@ def test_an_entry_that_was_or_may_have_been_received_is_never_sent_again(outcome
     desk.request()
     assert desk.answer(outcome) == ()
     for minutes in range(61, 180):
-        assert desk.tick(at(minutes)) == ()
+        assert "OrderSubmitted" not in types(desk.tick(at(minutes)))
 
 
 def test_a_rejected_entry_frees_its_root() -> None:
@@ -454,12 +454,17 @@ def test_a_limit_order_fills_through_its_limit_and_not_at_a_touch(ticks: int, is
     assert not is_filled or fills[0].price == PRICE  # type: ignore[union-attr]
 
 
-def test_an_accepted_market_order_is_never_cancelled() -> None:
+def test_an_accepted_market_order_whose_contract_does_not_trade_is_assumed_filled_at_the_last_close() -> None:
     desk = Desk()
     desk.request()
     desk.answer(OrderAccepted)
+    deadline = desk.machine.next_deadline()
+    assert deadline is not None
+    assert desk.tick(Nanos(deadline - 1)) == ()
+    (fill,) = desk.tick(deadline)
+    assert (fill.rule, fill.price, fill.ts) == ("no_trade", request_of().reference_price, deadline)
+    assert [position.root for position in desk.machine.positions] == ["ES"], "without it there is no auto-close"
     assert desk.machine.next_deadline() is None
-    assert desk.tick(at(600)) == ()
 
 
 # ---------------------------------------------------------------- fills and money
