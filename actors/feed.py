@@ -329,7 +329,7 @@ class FeedActor(SupervisedActor):
         self._refuse_past_data()
         now, end = self._now(), self._opened.session.end_ns
         self._recover_from_stale(now)
-        seen = Nanos(int(self._held["ts_recv"][-1])) if len(self._held) else self._heartbeat_ns
+        seen = self._seen_ns()
         if self._memory.status != "live" and now >= end + DEAD_FEED_GRACE:
             self._publish(FeedStatusChanged(status="gap", reason="the session ended while the feed was down"))
             seen = end
@@ -349,9 +349,14 @@ class FeedActor(SupervisedActor):
         elif self._exhausted_ns is not None and not len(self._held):
             self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
 
+    def _seen_ns(self) -> Nanos:
+        """The feed's own time: its last record's or its last heartbeat's, whichever is later."""
+        last = int(self._held["ts_recv"][-1]) if len(self._held) else 0
+        return Nanos(max(last, self._heartbeat_ns))
+
     def _recover_from_stale(self, now: Nanos) -> None:
         """`stale` ends once what arrives is recent again."""
-        seen = int(self._held["ts_recv"][-1]) if len(self._held) else self._heartbeat_ns
+        seen = self._seen_ns()
         is_settled = not self._is_replaying and not self._unmapped
         if self._memory.status == "stale" and is_settled and now - seen < FRESH_LAG:
             self._publish(FeedStatusChanged(status="live", reason="caught up"))

@@ -23,7 +23,7 @@ from adapters.sqlite.journal import JournalFile
 from domain.envelope import Envelope
 from domain.events import HistoryLoaded
 from domain.ibs import StrategySettings
-from domain.ports import Calendar, Webhook
+from domain.ports import Calendar, FeedSource, Webhook
 from domain.risk import RiskSettings
 from domain.units import Nanos
 
@@ -74,6 +74,7 @@ def live_in_thread(
     crashes: tuple[Crash, ...] = (),
     queue_limit: int = 65_536,
     until_ns: Nanos | None = None,
+    source: FeedSource | None = None,
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
@@ -95,7 +96,7 @@ def live_in_thread(
     )
     codec = Codec()
     journals = SqliteJournals(directory / "journal", codec)
-    source = DatabentoSource(
+    source = source or DatabentoSource(
         key=key, dataset="GLBX.MDP3", gateway=HOST, port=port, heartbeat_interval_s=5, queue_limit=queue_limit
     )
     parts = LiveParts(

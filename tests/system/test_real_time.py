@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
+import numpy as np
 import pytest
 from in_this_process import await_envelopes, envelopes, live_in_thread
 from market import assert_replays
@@ -19,8 +20,10 @@ from adapters.traderspost.router import Timeouts, WebhookRouter
 from domain.envelope import Envelope
 from domain.events import OrderSubmitted, SliceClosed
 from domain.instruments import TradedRoot
+from domain.market import TRADE_DTYPE, TRADE_LENGTH_WORDS
+from domain.ports import FeedItem, Heartbeat, Mapped, Records, ReplayCompleted
 from domain.sessions import Session, SessionHours
-from domain.units import HOUR, Nanos
+from domain.units import HOUR, MINUTE, Nanos, floor_to
 
 pytestmark = pytest.mark.system
 
@@ -94,3 +97,85 @@ def test_a_webhook_that_never_answers_delays_no_bar_and_the_record_replays(tmp_p
     starts = [(b.contract, b.ts_start) for e in record if e.type == "SliceClosed" for b in e.payload.minutes]
     assert len(starts) == len(set(starts)), "a minute closed twice"
     assert_replays(journal)
+
+
+@attrs.frozen
+class TwoSessions:
+    """A session that ends at `end_ns`, and the one after it."""
+
+    end_ns: Nanos
+
+    def session_of(self, ts: Nanos, roots: Sequence[TradedRoot]) -> Session:
+        start, end = Nanos(self.end_ns - HOUR), self.end_ns
+        if ts >= self.end_ns:
+            start, end = self.end_ns, Nanos(self.end_ns + 24 * HOUR)
+        hours = tuple(SessionHours(root=root.root, open_ns=start, close_ns=end) for root in roots)
+        date = dt.date(2024, 5, 1) if end == self.end_ns else dt.date(2024, 5, 2)
+        return Session(date=date, start_ns=start, open_ns=start, end_ns=end, hours=hours)
+
+    def session_on(self, date: dt.date, roots: Sequence[TradedRoot]) -> Session:
+        return self.session_of(Nanos(self.end_ns - 1), roots)
+
+
+class QuietMarket:
+    """A feed that trades three times and then only says that it is alive. Implements both feed ports."""
+
+    def __init__(self) -> None:
+        self._items: list[FeedItem] = []
+
+    def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
+        now = Nanos(time.time_ns())
+        return {"MES.v.0": Mapped(symbol="MES.v.0", raw_symbol="MESM4", instrument_id=7, ts=now)}, now
+
+    def connect(self, raw_symbols: Sequence[str], start_ns: Nanos | None) -> QuietMarket:
+        now = Nanos(time.time_ns())
+        trades = np.zeros(3, TRADE_DTYPE)
+        trades["length"], trades["instrument_id"], trades["size"] = TRADE_LENGTH_WORDS, 7, 1
+        trades["price"] = [5_000 * 10**9, 5_001 * 10**9, 4_999 * 10**9]
+        trades["ts_event"] = trades["ts_recv"] = [now, now + 1, now + 2]
+        mapped = Mapped(symbol="MESM4", raw_symbol="MESM4", instrument_id=7, ts=now)
+        self._items = [mapped, ReplayCompleted(), Records(raw=trades.tobytes())]
+        return self
+
+    def take(self, timeout_s: float) -> list[FeedItem]:
+        items, self._items = self._items, []
+        if not items:
+            time.sleep(timeout_s)
+        return items or [Heartbeat(ts=Nanos(time.time_ns()))]
+
+    def close(self) -> None:
+        self._items = []
+
+
+def test_a_session_closes_in_a_quiet_market_and_the_next_one_opens(tmp_path: Path) -> None:
+    """At the close trading stops: nothing but the gateway's clock says that the session is over."""
+    end = Nanos(floor_to(Nanos(time.time_ns()), MINUTE) + MINUTE)
+    if end - time.time_ns() < 15 * 10**9:
+        end = Nanos(end + MINUTE)
+    with (
+        LocalTradersPostThread(LocalTradersPost()) as server,
+        live_in_thread(
+            tmp_path,
+            port=0,
+            key=KEY,
+            calendar=TwoSessions(end),
+            make_webhook=lambda: WebhookRouter(server.url, is_live=False),
+            roots=("ES",),
+            clock="system",
+            source=QuietMarket(),
+        ) as running,
+    ):
+        first, second = (tmp_path / "journal" / f"2024-05-0{day}.db" for day in (1, 2))
+        await_envelopes(second, bool, 120, "FeedStatusChanged")
+        assert running.stop().exit_code == 0
+    assert envelopes(first)[-1].type == "SessionClosed"
+    (day,) = [bar for e in envelopes(first, "SliceClosed") for bar in e.payload.days]
+    assert (day.open, day.high, day.low, day.close, day.trades) == (
+        5_000 * 10**9,
+        5_001 * 10**9,
+        4_999 * 10**9,
+        4_999 * 10**9,
+        3,
+    )
+    for journal in (first, second):
+        assert_replays(journal)
