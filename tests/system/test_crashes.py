@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -71,6 +72,19 @@ def test_a_crash_changes_no_decision_and_sends_no_order_twice(place: str, undist
     assert first_difference(canonical(undisturbed), canonical(journal)) == ""
     assert max(accepted.values()) == 1
     assert restarts(journal) == expected
+    assert_replays(journal)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", range(60))
+def test_crashes_at_random_places_change_nothing(seed: int, undisturbed: Path, tmp_path: Path) -> None:
+    chance = random.Random(seed)
+    actors = chance.sample(("bars", "strategy", "execution", "feed"), chance.randint(1, 4))
+    sites = ("before", "handled", "published")
+    plan = [f"{actor}@{chance.randrange(1, 1100)}:{chance.choice(sites)}" for actor in actors]
+    journal, accepted = trial_session(tmp_path, *(argument for crash in plan for argument in ("--crash", crash)))
+    assert first_difference(canonical(undisturbed), canonical(journal)) == "", plan
+    assert max(accepted.values()) == 1
     assert_replays(journal)
 
 
