@@ -163,8 +163,3 @@ def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tup
 def fresh_state() -> StateCarried:
     """The state of the first session ever."""
     return StateCarried(previous_session=None, previous_segment=None, previous_head=None, previous_file_sha256=None)
-
-
-def history_of(tables: Sequence[BarTable]) -> HistoryLoaded:
-    """History from bars that came from outside."""
-    return HistoryLoaded(tables=tuple(tables), source="bars")

@@ -79,6 +79,3 @@ class Faults:
         """Sleep at random: whatever depends on timing shows itself."""
         if pause_s := self.pause_s():
             time.sleep(pause_s)
-
-
-NO_FAULTS = Faults()

@@ -14,7 +14,7 @@ import numpy as np
 
 from domain.errors import OurError
 from domain.market import TradeArray
-from domain.orders import Order, Side
+from domain.orders import Order
 from domain.units import Nanos, Price
 
 
@@ -82,8 +82,3 @@ def net_pnl(
     """Points x multiplier x contracts - 2 x commission x contracts, in quote currency; `quantity` signed."""
     points = Decimal(exit - entry).scaleb(-9)
     return points * multiplier * quantity - 2 * commission_per_side * abs(quantity)
-
-
-def opposite(side: Side) -> Side:
-    """The side that closes."""
-    return "sell" if side == "buy" else "buy"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from domain.errors import OurError
 from domain.orders import Order, OrderState
-from domain.positions import Fill, limit_fill, market_fill, net_pnl, opposite
+from domain.positions import Fill, limit_fill, market_fill, net_pnl
 from domain.units import Nanos, Price
 from tests.builders import PRICE, TICK, at, trades_of
 
@@ -140,11 +140,6 @@ def test_net_pnl_of_known_trades(
         commission_per_side=Decimal(commission),
     )
     assert found == Decimal(net)
-
-
-def test_the_side_that_closes_is_the_other_one() -> None:
-    assert opposite("buy") == "sell"
-    assert opposite("sell") == "buy"
 
 
 def test_times_of_fills_are_the_trades_own() -> None:
