@@ -24,6 +24,7 @@ from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClo
 from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
 from domain.positions import Position
+from domain.units import Nanos
 
 MAX_HOURS = 1_500
 """Hour bars of history kept per root: about three months of sessions."""
@@ -49,17 +50,21 @@ class _HistoryFold:
         self.rolls: list[ContractRolled] = []
         self._closed: dict[tuple[str, Timeframe, str], list[Bar]] = {}
         self._active: dict[str, str] = {}
+        self._closes: dict[str, Nanos] = {}
 
     def fold(self, envelope: Envelope) -> None:
         match envelope.payload:
-            case SessionOpened(contracts=contracts):
+            case SessionOpened(contracts=contracts, session=session):
                 self._active = {c.root: c.raw_symbol for c in contracts if c.rank == 0 and c.raw_symbol is not None}
+                self._closes = {hours.root: hours.close_ns for hours in session.hours}
             case HistoryLoaded() as history:
                 self.history = history
             case ContractRolled() as rolled:
                 self.rolls.append(rolled)
             case SliceClosed(hours=hours, days=days):
-                for timeframe, bars in (("1h", hours), ("1d", days)):
+                # Trades after a root's close make a bar too, but no exchange session.
+                sessions = [bar for bar in days if bar.ts_end == self._closes.get(bar.root)]
+                for timeframe, bars in (("1h", hours), ("1d", sessions)):
                     for bar in bars:
                         if self._active.get(bar.root) == bar.contract:
                             self._closed.setdefault((bar.root, timeframe, bar.contract), []).append(bar)  # type: ignore[arg-type]
@@ -128,6 +133,7 @@ def _state(
         open_days=open_bars.days,
         watermark_ns=open_bars.watermark_ns,
         memories=machines.strategy.memories(),
+        percentiles=machines.strategy.percentiles(),
         contracts=opened.contracts,
         resume_ts_event=memory.ts_event,
         resume_records=base64.b64encode(memory.overlap().tobytes()).decode(),

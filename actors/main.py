@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -96,11 +97,12 @@ def live(log_level: str, /, **options: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--until", type=click.IntRange(1), metavar="SEQ", help="Compare up to this seq (of the last segment).")
-def replay(file: Path, as_json: bool, until: int | None) -> None:
+@click.option("--models-dir", type=click.Path(path_type=Path), help="Score with these bundles, not the recorded ones.")
+def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None) -> None:
     """Decide a recorded session again and compare. Exit 0 identical, 1 diverged, 2 unreadable."""
     from actors.wiring import replay_command
 
-    sys.exit(replay_command(file, as_json=as_json, until=until))
+    sys.exit(replay_command(file, as_json=as_json, until=until, models_dir=models_dir))
 
 
 # ---------------------------------------------------------------- servers
@@ -228,9 +230,11 @@ def orders(file: Path, as_json: bool) -> None:  # JSON lines are the only form
 def why(file: Path, root: str, time: str) -> None:
     """Why ROOT traded or did not at TIME (ISO 8601; UTC without a zone): the bar that ends then or holds it."""
     from actors.report import why as explain
-    from actors.wiring import parse_time
+    from actors.wiring import nearest_flip, parse_time
 
-    lines = explain(_envelopes(file), root.upper(), parse_time(time, where="TIME"))
+    lines = explain(
+        _envelopes(file), root.upper(), parse_time(time, where="TIME"), nearest_flip=partial(nearest_flip, file)
+    )
     if lines is None:
         _fail(f"{file}: no decision of {root} at {time}\n  fix: see `journal decisions {file} --json`", 1)
     click.echo("\n".join(lines))

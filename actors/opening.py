@@ -1,7 +1,7 @@
 """Which file the process goes on with, and the events that a new file begins with.
 
-An unfinished file of the same program and settings is continued; of another program or
-other settings, its session gets a new segment that starts from its fold; a finished one is
+An unfinished file of the same program, settings and models is continued; of other ones,
+its session gets a new segment that starts from its fold; a finished one is
 followed by the next session. Live, paper and demo files never mix in one directory.
 """
 
@@ -20,10 +20,11 @@ from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened
 from domain.ibs import StrategySettings
 from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot, parse_contract
-from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry
+from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
 from domain.units import SECOND, Nanos
+from domain.veto import ModelRecord
 
 CLOCK_TOLERANCE = Nanos(600 * SECOND)
 """With `clock: system` the feed's own time may differ by this much from ours."""
@@ -48,6 +49,7 @@ class LivePlan:
     code_digest: str
     config_digest: str
     libraries: Mapping[str, str]
+    models: tuple[ModelRecord, ...] = ()
     until_ns: Nanos | None = None
 
     @property
@@ -73,7 +75,8 @@ class Opener:
     journals: JournalDirectory
     calendar: Calendar
     source: FeedSource
-    machine_parts: MachineParts
+    parts_of: Callable[[SessionOpened], MachineParts]
+    """The parts that fold a file: with the models it was recorded with."""
     load_history: Callable[[Session], HistoryLoaded]
     now: Callable[[], Nanos]
 
@@ -91,7 +94,7 @@ class Opener:
         if self._is_same_program(opened):
             log.info("continuing the unfinished session", file=latest.path.name, session=latest.session)
             return OpenedFile(path=latest.path, opened=opened)
-        log.info("program or settings changed: new segment", session=latest.session, segment=latest.segment + 1)
+        log.info("program, settings or models changed: new segment", session=latest.session, segment=latest.segment + 1)
         return self._new_segment(latest)
 
     def next_after(self, path: Path, file_sha256: str) -> OpenedFile:
@@ -103,10 +106,7 @@ class Opener:
     def _look(self, entry: JournalEntry) -> tuple[SessionOpened, str]:
         journal = self.journals.open(entry.path)
         try:
-            first = next(iter(journal.envelopes(until=1)), None)
-            if first is None or not isinstance(first.payload, SessionOpened):
-                raise JournalUnreadable(f"{entry.path}: the first event is not SessionOpened")
-            return first.payload, journal.head().status
+            return opening_of(journal), journal.head().status
         finally:
             journal.close()
 
@@ -134,9 +134,10 @@ class Opener:
 
     def _is_same_program(self, opened: SessionOpened) -> bool:
         plan = self.plan
-        return (opened.code_digest, opened.config_digest, opened.seed) == (
+        return (opened.code_digest, opened.config_digest, opened.models, opened.seed) == (
             plan.code_digest,
             plan.config_digest,
+            plan.models,
             plan.seed,
         )
 
@@ -152,7 +153,7 @@ class Opener:
     def _inherit(self, path: Path, file_sha256: str | None) -> Inheritance:
         journal = self.journals.open(path)
         try:
-            machines = MachineSet(self.machine_parts)
+            machines = MachineSet(self.parts_of(opening_of(journal)))
             return carry_forward(journal, journal.head(), machines, file_sha256=file_sha256)
         finally:
             journal.close()
@@ -220,6 +221,7 @@ class Opener:
             roots=plan.roots,
             contracts=contracts,
             feed_start_ns=feed_start_ns,
+            models=plan.models,
         )
 
     # ------------------------------------------------------------- contracts
@@ -271,6 +273,14 @@ class Opener:
             for contract in sorted(held)
             if contract not in known
         )
+
+
+def opening_of(journal: JournalFile) -> SessionOpened:
+    """The first event of a file. Raises JournalUnreadable when it is none."""
+    first = next(iter(journal.envelopes(until=1)), None)
+    if first is None or not isinstance(first.payload, SessionOpened):
+        raise JournalUnreadable(f"{journal.path}: the first event is not SessionOpened")
+    return first.payload
 
 
 def _label(mode: str, is_demo: bool, account: str) -> str:

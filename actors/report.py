@@ -6,7 +6,7 @@ be looked up in the file.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -30,9 +30,11 @@ from domain.events import (
     SliceClosed,
     SymbolMapped,
     TradesReceived,
+    VetoScored,
 )
 from domain.sessions import iso_utc
 from domain.units import Nanos, price_to_decimal
+from domain.veto import Flip, ModelRecord
 
 BAR_HEADER = ("ts_start_ns", "ts_end_ns", "root", "contract", "open", "high", "low", "close", "volume", "trades")
 
@@ -157,7 +159,11 @@ def orders(envelopes: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
 # ---------------------------------------------------------------- why
 
 
-def why(envelopes: Iterable[Envelope], root: str, ts: Nanos) -> list[str] | None:
+NearestFlip = Callable[[ModelRecord, VetoScored], Flip | str | None]
+"""What would have turned a verdict round; a text says why it cannot be told, None that no single input could."""
+
+
+def why(envelopes: Iterable[Envelope], root: str, ts: Nanos, *, nearest_flip: NearestFlip) -> list[str] | None:
     """The decision of `root` whose bar ends at `ts` or holds it, in words; None when there is none."""
     record = list(envelopes)  # all segments of a session, each counting from 1
     found = [e for e in record if isinstance(e.payload, SignalEvaluated) and e.root == root]
@@ -176,11 +182,46 @@ def why(envelopes: Iterable[Envelope], root: str, ts: Nanos) -> list[str] | None
     for gate in signal.gates:
         mark = "passed" if gate.is_passed else f"REFUSED: {gate.reason}"
         lines.append(f"    {gate.name:<18} {gate.value if gate.value is not None else 'missing':<40} {mark}")
-    if signal.probability is not None and signal.threshold is not None:
-        lines.append(f"  veto: probability {signal.probability:.6f} against threshold {signal.threshold:.6f}")
+    segment = _segment_of(record, chosen)
+    lines += _veto(segment, chosen, nearest_flip)
     lines.append("  events:")
-    lines += [f"    {line}" for line in _chain(record, chosen)]
+    lines += [f"    {line}" for line in _chain(record, segment, chosen)]
     return lines
+
+
+def _veto(segment: list[Envelope], chosen: Envelope, nearest_flip: NearestFlip) -> Iterator[str]:
+    """The score behind the veto's gate: what each input did to it, the largest first, and the nearest flip."""
+    signal = _signal(chosen)
+    scored = next(
+        (
+            e.payload
+            for e in segment
+            if isinstance(e.payload, VetoScored) and e.cause == chosen.cause and e.payload.root == signal.root
+        ),
+        None,
+    )
+    opened = segment[0].payload
+    if scored is None or not isinstance(opened, SessionOpened):
+        return
+    record = next(record for record in opened.models if record.root == signal.root)
+    verdict = "passed" if scored.is_passed else "vetoed"
+    yield (
+        f"  veto: probability {scored.probability:.6f} of {scored.threshold:.6f} needed: {verdict} "
+        f"(model {scored.digest[:12]})"
+    )
+    yield f"    {'without any input':<34} {'':>14}   {scored.bias:+.6f}"
+    rows = zip(record.features, scored.values, scored.contributions, strict=True)
+    for name, value, contribution in sorted(rows, key=lambda row: -abs(row[2])):
+        flag = "   last close stands, no trade since" if name in scored.carried else ""
+        yield f"    {name:<34} {value:>14.6g}   {contribution:+.6f}{flag}"
+    flip = nearest_flip(record, scored)
+    if isinstance(flip, Flip):
+        yield (
+            f"    nearest flip: {flip.feature} {'above' if flip.value_needed > flip.value_now else 'below'} "
+            f"{flip.value_needed:.6g} instead of {flip.value_now:.6g} would give {flip.probability_then:.6f}"
+        )
+    else:
+        yield f"    nearest flip: {flip or 'no single input could have turned it round'}"
 
 
 def _signal(envelope: Envelope) -> SignalEvaluated:
@@ -190,10 +231,9 @@ def _signal(envelope: Envelope) -> SignalEvaluated:
     return signal
 
 
-def _chain(record: list[Envelope], chosen: Envelope) -> Iterator[str]:
+def _chain(record: list[Envelope], segment: list[Envelope], chosen: Envelope) -> Iterator[str]:
     """From the bar's last trade over the slice and the decision to the order's end."""
     signal = _signal(chosen)
-    segment = _segment_of(record, chosen)
     by_seq = {envelope.seq: envelope for envelope in segment}
     trade = _last_trade(segment, signal, before=chosen.seq)
     if trade is not None:
@@ -284,6 +324,8 @@ class SegmentReplay:
 
     name: str
     result: ReplayResult
+    models: Mapping[str, str] = attrs.field(factory=dict)
+    """Digest by root of what scored in the replay."""
 
 
 @attrs.frozen(kw_only=True)
@@ -313,6 +355,11 @@ def replay_report(
         **totals,
         "identical": divergence is None,
         "divergence": divergence,
+        "models": [
+            {"file": segment.name, "root": root, "recorded": recorded_digest, "used": used}
+            for segment in replayed
+            for root, recorded_digest, used in _models_of(segment)
+        ],
         "code": "same" if opened is not None and opened.code_digest == running.code_digest else "different",
         "environment": {
             name: {"recorded": recorded.get(name), "running": version} for name, version in running.libraries.items()
@@ -321,6 +368,14 @@ def replay_report(
         "running_version": running.version,
         "elapsed_s": round(elapsed_s, 3),
     }
+
+
+def _models_of(segment: SegmentReplay) -> Iterator[tuple[str, str, str | None]]:
+    """(root, recorded digest, digest that scored in the replay or None) of each model on record."""
+    opened = segment.result.opened
+    for record in () if opened is None else opened.models:
+        if not record.refusal:
+            yield record.root, record.digest, segment.models.get(record.root)
 
 
 def replay_words(report: Mapping[str, Any]) -> list[str]:
@@ -342,6 +397,10 @@ def replay_words(report: Mapping[str, Any]) -> list[str]:
         lines.append(f"  {counts}")
     if report["code"] == "different":
         lines.append("  the decision code is not the one that recorded this session")
+    swapped = [model for model in report["models"] if model["recorded"] != model["used"]]
+    for model in swapped:
+        used = "there is none" if model["used"] is None else f"scored with {model['used'][:12]}"
+        lines.append(f"  another model of {model['root']}: {model['file']} names {model['recorded'][:12]}, {used}")
     changed = [
         f"{name} {version['recorded']} -> {version['running']}"
         for name, version in report["environment"].items()

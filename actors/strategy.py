@@ -23,6 +23,7 @@ from domain.events import (
     SliceClosed,
     StateCarried,
 )
+from domain.feature_book import CarriedPercentile
 from domain.ports import EngineFactory, TradingEngine
 from domain.units import SECOND, Nanos
 
@@ -85,6 +86,10 @@ class Strategy:
     def memories(self) -> tuple[RootMemory, ...]:
         """What the next file must go on with."""
         return self._ready().memories()
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """What the models' percentile populations have taken in, for the next file."""
+        return self._ready().percentiles()
 
     def _is_late(self, envelope: Envelope, closed: SliceClosed) -> bool:
         return self._opened is not None and envelope.ts_ns - closed.ts > self._opened.risk.entry_freshness_s * SECOND

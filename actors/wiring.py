@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,12 @@ from actors.faults import Faults, parse_crash
 from actors.in_process import Answer, InProcessSystem, accept
 from actors.live import LiveParts, LiveResult, run_live
 from actors.machines import MachineParts
-from actors.opening import LivePlan, Opener
+from actors.opening import LivePlan, Opener, opening_of
 from actors.progress import Progress
 from actors.replay import replay
 from actors.report import RunningProgram, SegmentReplay, replay_report, replay_words, summary
 from actors.tally import Tally
+from actors.veto_models import LoadedModels, find_models, keep, load_models, record_of
 from adapters.backtrader.engine import build_engine
 from adapters.calendar import CmeCalendar
 from adapters.clock import SystemClock
@@ -56,13 +58,14 @@ from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import JournalFile, segments_of
 from adapters.traderspost.payload import build_payload
 from domain.errors import JournalBroken, JournalUnreadable, OperatorError
-from domain.events import HistoryLoaded, SessionOpened
+from domain.events import HistoryLoaded, SessionOpened, VetoScored
 from domain.ibs import StrategySettings
 from domain.instruments import ResolvedContract
 from domain.ports import FeedSource
 from domain.risk import RiskSettings
 from domain.sessions import Session, to_nanos
 from domain.units import Nanos
+from domain.veto import Flip, ModelRecord, VetoModel
 
 VERSION = "0.1.0"
 DECISION_CODE = (
@@ -74,13 +77,22 @@ DECISION_CODE = (
     "actors/strategy.py",
     "adapters/backtrader",
     "adapters/traderspost/payload.py",
+    "models/forest.py",
 )
 """The files that a decision can depend on: their digest tells whether a file may be continued."""
 LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")
 DEMO_SPEED = "2000"
-MACHINE_PARTS = MachineParts(build_engine=build_engine, build_payload=build_payload)
 
 log = structlog.get_logger()
+
+
+def machine_parts(models: Mapping[str, VetoModel]) -> MachineParts:
+    """What the machines are built with; `models` by root."""
+    return MachineParts(build_engine=partial(build_engine, models=models), build_payload=build_payload)
+
+
+MACHINE_PARTS = machine_parts({})
+"""Without models: with `veto: true` nothing is entered."""
 
 
 def code_digest() -> str:
@@ -139,6 +151,9 @@ def live_command(request: LiveRequest) -> int:
     for secret in (config.databento_key, config.webhook_url):
         if secret is not None:
             register_secret(secret)
+    models = LoadedModels(bundles={}, records=())
+    if config.strategy.veto:
+        models = load_models(config.roots, config.models_dir)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -155,6 +170,7 @@ def live_command(request: LiveRequest) -> int:
         code_digest=code_digest(),
         config_digest=config_digest(config),
         libraries=library_versions(),
+        models=models.records,
         until_ns=until_ns,
     )
     with ExitStack() as stack:
@@ -162,13 +178,14 @@ def live_command(request: LiveRequest) -> int:
         make_webhook = _webhook_maker(config, stack)
         journals = SqliteJournals(config.journal_dir, codec)
         stack.callback(journals.release)
+        keep(models.bundles.values(), config.journal_dir)
         source, load_history = _market(config, request, stack, stopping.is_set)
         parts = LiveParts(
             journals=journals,
             codec=codec,
             source=source,
             make_webhook=make_webhook,
-            machine_parts=MACHINE_PARTS,
+            machine_parts=machine_parts(models.bundles),
             now=SystemClock().now_ns,
             faults=faults,
         )
@@ -177,7 +194,7 @@ def live_command(request: LiveRequest) -> int:
             journals=journals,
             calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
             source=source,
-            machine_parts=MACHINE_PARTS,
+            parts_of=lambda opened: machine_parts(find_models(opened.models, config.journal_dir)),
             load_history=load_history,
             now=parts.now,
         )
@@ -323,13 +340,14 @@ def in_process_system(
     session: dt.date = dt.date(2024, 5, 1),
     risk: RiskSettings | None = None,
     history: HistoryLoaded | None = None,
+    models: Mapping[str, VetoModel] | None = None,
     seed: int = 0,
     answer: Answer = accept,
     **strategy: Any,
 ) -> InProcessSystem:
     """A paper session in one thread: `contracts` by root (`{"ES": "MESM4"}`), strategy parameters by name.
 
-    The veto is off unless asked for, and there is no history.
+    The veto is on with `models` only, and without `history` there is none.
     """
     traded = load_contract_map(CONTRACT_MAP_FILE).roots
     roots = tuple(root for root in traded if root.root in contracts)
@@ -345,18 +363,19 @@ def in_process_system(
         code_digest=code_digest(),
         config_digest="",
         libraries={},
-        strategy=StrategySettings(**{"veto": False, **strategy}),
+        strategy=StrategySettings(**{"veto": models is not None, **strategy}),
         risk=risk or RiskSettings(),
         roots=roots,
         contracts=tuple(ResolvedContract(root=root, rank=0, raw_symbol=raw) for root, raw in contracts.items()),
         feed_start_ns=Nanos(0),
+        models=tuple(record_of(model) for model in (models or {}).values()),
     )
     journal = MemoryJournal()
     return InProcessSystem(
         opened=opened,
         carried=fresh_state(),
         history=history or HistoryLoaded(tables=()),
-        parts=MACHINE_PARTS,
+        parts=machine_parts(models or {}),
         codec=Codec(),
         writer=journal,
         reader=journal,
@@ -440,8 +459,8 @@ def describe_config(path: Path | None, overlays: tuple[Path, ...]) -> list[tuple
     return describe(load_config(found, overlays, os.environ))
 
 
-def replay_command(file: Path, *, as_json: bool, until: int | None) -> int:
-    """Replay every segment of a session; 0 identical, 1 diverged.
+def replay_command(file: Path, *, as_json: bool, until: int | None, models_dir: Path | None) -> int:
+    """Replay every segment of a session; 0 identical, 1 diverged. `models_dir`: score with these bundles instead.
 
     Raises JournalUnreadable (exit 2) for a file that is not the record any more.
     """
@@ -455,14 +474,16 @@ def replay_command(file: Path, *, as_json: bool, until: int | None) -> int:
                 journal.verify()
             except JournalBroken as error:
                 raise JournalUnreadable(str(error)) from error
+            models = find_models(opening_of(journal).models, path.parent, models_dir)
             result = replay(
                 journal.envelopes(),
-                parts=MACHINE_PARTS,
+                parts=machine_parts(models),
                 codec=codec,
                 is_finished=journal.head().status == "closed",
                 until=until if path == paths[-1] else None,
             )
-        replayed.append(SegmentReplay(name=path.name, result=result))
+        digests = {root: bundle.digest for root, bundle in models.items()}
+        replayed.append(SegmentReplay(name=path.name, result=result, models=digests))
         if result.divergence is not None:
             break
     opened = replayed[-1].result.opened
@@ -470,3 +491,14 @@ def replay_command(file: Path, *, as_json: bool, until: int | None) -> int:
     report = replay_report(replayed, running, opened, elapsed_s=time.perf_counter() - started_s)
     click.echo(json.dumps(report) if as_json else "\n".join(replay_words(report)))
     return 0 if report["identical"] else 1
+
+
+def nearest_flip(file: Path, record: ModelRecord, scored: VetoScored) -> Flip | str | None:
+    """What would have turned the verdict round; a text says why it cannot be told, None that no single input could.
+
+    Costs milliseconds a feature, which is why it is computed when asked for and not recorded.
+    """
+    model = find_models([record], file.parent).get(record.root)
+    if model is None or model.digest != scored.digest:
+        return f"not known without the model {scored.digest[:12]}"
+    return model.nearest_flip(scored.values)

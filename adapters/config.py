@@ -148,7 +148,7 @@ def load_config(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
 
 
 def demo_config(journal_dir: Path, environ: Mapping[str, str], *, contract_map: Path = CONTRACT_MAP_FILE) -> Config:
-    """The demo: paper, simulated time, no veto, all roots of the map, no gateway yet (its port is found at start).
+    """The demo: paper, simulated time, all roots of the map, no gateway yet (its port is found at start).
 
     A webhook URL is taken over only when it points to this machine.
     """
@@ -165,7 +165,7 @@ def demo_config(journal_dir: Path, environ: Mapping[str, str], *, contract_map: 
         contract_map=_absolute(contract_map),
         contract_map_digest=roots.digest,
         feed=FeedSettings(),
-        strategy=StrategySettings(veto=False),
+        strategy=StrategySettings(),
         risk=RiskSettings(),
         roots=roots.roots,
         webhook_url=webhook_url,

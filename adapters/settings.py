@@ -108,6 +108,9 @@ def read_strategy(section: YamlMap) -> StrategySettings:
         if low > high:
             blamed = section.get(f"{name}_ibs_high") or section.get(f"{name}_ibs_low") or section
             refuse(blamed, f"the {name} band {low} to {high} is empty", fix=f"{name}_ibs_low must not exceed the high")
+    if settings.veto and settings.decision_timeframe != "1h":
+        blamed = section.get("decision_timeframe") or section
+        refuse(blamed, "the veto's features are of hour bars", fix="write `veto: false`, or let hours decide")
     return settings
 
 

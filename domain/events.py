@@ -5,8 +5,8 @@ nanoseconds. `@event` registers a class under its name with the version its payl
 has in the journal; a changed payload bumps the version and brings an upcaster.
 
 Who produces what: feed (market), bars (SliceClosed, LateTrade), roll
-(ContractRolled), strategy (SignalEvaluated, OrderRequested), execution (RiskDecided,
-OrderSubmitted, OrderExpired, FillAssumed), execution.http (an attempt's outcome),
+(ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
+(RiskDecided, OrderSubmitted, OrderExpired, FillAssumed), execution.http (an attempt's outcome),
 supervisor (crashes, restarts), session (opening and end), operator (commands).
 """
 
@@ -20,6 +20,7 @@ import attrs
 import numpy as np
 
 from domain.bars import Bar, BarTable
+from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import StrategySettings
 from domain.instruments import ResolvedContract, TradedRoot
@@ -30,6 +31,7 @@ from domain.risk import KillSwitch, RiskSettings
 from domain.rolls import RollSeam
 from domain.sessions import Session
 from domain.units import Nanos, Price
+from domain.veto import ModelRecord
 
 EVENT_TYPES: dict[str, type] = {}
 """Every event class by its name in the journal."""
@@ -59,7 +61,7 @@ class SessionOpened:
     """The first event of a file: everything its decisions depend on besides the market.
 
     `code_digest` is the sha256 of the program's own decision code, `config_digest` of the
-    settings below; replay builds its machines from this event and nothing else.
+    settings below; replay builds its machines from this event and the models it names.
     """
 
     session: Session
@@ -79,6 +81,8 @@ class SessionOpened:
     contracts: tuple[ResolvedContract, ...]
     feed_start_ns: Nanos
     """Where the feed is asked to begin before any record is on file."""
+    models: tuple[ModelRecord, ...] = ()
+    """Of each traded root, in order; empty without the veto."""
 
 
 @attrs.frozen(kw_only=True)
@@ -112,6 +116,8 @@ class StateCarried:
     open_days: tuple[Bar, ...] = ()
     watermark_ns: Nanos = Nanos(0)
     memories: tuple[RootMemory, ...] = ()
+    percentiles: tuple[CarriedPercentile, ...] = ()
+    """What the models' percentile populations have taken in since the end of training."""
     contracts: tuple[ResolvedContract, ...] = ()
     """The contracts that the session before traded."""
     resume_ts_event: Nanos | None = None
@@ -244,6 +250,30 @@ class SignalEvaluated:
     position: int
     verdict: Verdict
     reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class VetoScored:
+    """What a root's model said at one decision bar: `bias + sum(contributions) = probability` within 1e-12.
+
+    Only where no input was missing. `values` and `contributions` are in the order of the model's
+    features, which `SessionOpened.models` names. It comes right before the bar's SignalEvaluated.
+    """
+
+    root: str
+    ts: Nanos
+    """The bar's end."""
+    digest: str
+    """Of the model that scored."""
+    values: tuple[float, ...]
+    carried: tuple[str, ...]
+    """Features in which another root's last close stands for hours without a trade."""
+    probability: float
+    threshold: float
+    is_passed: bool
+    bias: float
+    contributions: tuple[float, ...]
 
 
 @event()
@@ -459,6 +489,7 @@ Event = (
     | SliceClosed
     | LateTrade
     | SignalEvaluated
+    | VetoScored
     | OrderRequested
     | RiskDecided
     | OrderSubmitted

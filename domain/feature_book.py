@@ -63,6 +63,13 @@ class FeatureVector:
     carried: tuple[str, ...]
     """Names in which another root's last close stands for hours without a trade."""
 
+    def complete(self) -> tuple[float, ...]:
+        """The values when none is missing. Raises OurError otherwise."""
+        values = tuple(value for value in self.values if value is not None)
+        if len(values) != len(self.names):
+            raise OurError(f"{self.root}: {', '.join(self.missing)} missing")
+        return values
+
 
 @attrs.frozen(kw_only=True)
 class CarriedPercentile:
@@ -111,8 +118,7 @@ class FeatureBook:
                 raise OurError(f"{table.root}: a feature book holds hours and days, not minutes")
             window = self._window(table.root, table.timeframe)
             due = self._due(table.root, table.timeframe)
-            ranked_ns = min((population.ranked_ns for population in due), default=None)
-            count = len(table) if ranked_ns is None else int(np.searchsorted(table.data[:, 1], ranked_ns, "right"))
+            count = len(table) if not due else _rows_held(table, due)
             window.extend(table.data[:count])
             for row in table.data[count:].tolist():
                 start, end, *values, _ = row
@@ -229,6 +235,17 @@ def _longest(timeframe: Timeframe) -> int:
 _TIMEFRAMES: dict[Timeframe, int] = {"1h": _longest("1h") + _SLACK, "1d": _longest("1d") + _SLACK}
 
 
+def _rows_held(table: BarTable, due: Sequence[_Population]) -> int:
+    """How many of the table's first rows no population has to look at.
+
+    Those a population holds it does not rank again, but its percentile needs the last one's value.
+    """
+    ends = table.data[:, 1]
+    count = int(np.searchsorted(ends, min(population.held_ns for population in due), "right"))
+    is_last_ranked = all(population.ranked_ns >= ends[-1] for population in due)
+    return count if is_last_ranked or count < len(table) else count - 1
+
+
 # -------------------------------------------------------------- populations
 
 
@@ -243,6 +260,11 @@ class _Population:
         self._ranked: float | None = None
         self._sorted = array("d")
         self._added = array("d")
+
+    @property
+    def held_ns(self) -> Nanos:
+        """The end of the last bar that needs no ranking any more, but for its own percentile."""
+        return max(self.ranked_ns, self._through_ns)
 
     def start(self, values: Iterable[float], *, seed: str, through_ns: Nanos) -> None:
         self.seed, self._through_ns = seed, through_ns

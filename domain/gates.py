@@ -16,6 +16,7 @@ from domain.errors import OperatorError
 from domain.ibs import Ibs, StrategySettings
 from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
 from domain.units import SECOND, Nanos, Price, price_to_float
+from domain.veto import Verdict
 
 
 @attrs.frozen(kw_only=True)
@@ -150,11 +151,19 @@ def cooldown_gate(bars_left: int) -> Gate:
     return Gate(name="cooldown", is_passed=passed, value=str(bars_left), reason="" if passed else "cooldown")
 
 
-def veto_gate(settings: StrategySettings) -> Gate:
-    """Passes when the veto is switched off; switched on without a model it refuses every entry."""
-    if not settings.veto:
-        return Gate(name="veto", is_passed=True, value="off")
-    return Gate(name="veto", is_passed=False, value=None, reason="veto_model_missing")
+VETO_OFF = Gate(name="veto", is_passed=True, value="off")
+
+
+def veto_gate(verdict: Verdict) -> Gate:
+    """Passes when the model's probability is at or above the threshold."""
+    passed = verdict.is_passed
+    value = f"{verdict.probability!r} of {verdict.threshold!r}"
+    return Gate(name="veto", is_passed=passed, value=value, reason="" if passed else "vetoed")
+
+
+def unscored_gate(reason: str, detail: str | None = None) -> Gate:
+    """Refuses the entry that no model could score: missing is veto."""
+    return Gate(name="veto", is_passed=False, value=detail, reason=reason)
 
 
 def freshness_gate(*, is_late: bool) -> Gate:

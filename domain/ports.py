@@ -22,7 +22,9 @@ from domain.events import (
     SignalEvaluated,
     SliceClosed,
     StateCarried,
+    VetoScored,
 )
+from domain.feature_book import CarriedPercentile
 from domain.instruments import TradedRoot
 from domain.sessions import Session
 from domain.units import Nanos
@@ -313,7 +315,9 @@ class TradingEngine(Protocol):
     decisions, holding the carried positions and unfinished orders, and armed.
     """
 
-    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
+    def step(
+        self, closed: SliceClosed, *, is_late: bool = False
+    ) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
         """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank.
 
         A late slice (from a replay after an outage) updates everything and causes no entry.
@@ -334,6 +338,10 @@ class TradingEngine(Protocol):
 
     def memories(self) -> tuple[RootMemory, ...]:
         """What must be carried into the next file, in order of root."""
+        ...
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """What the models' percentile populations have taken in, for the next file."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The veto's words: a score and what it is made of, the verdict, and the nearest flip.
+"""The veto's words: a model, its record, a score and what it is made of, the verdict, the nearest flip.
 
 A model answers with a probability; an entry passes when `probability >= threshold`.
 This module refuses to be a model: the forest lives in `models`, and what it needs
@@ -7,10 +7,12 @@ from its caller is a vector in which nothing is missing (`unusable_features`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 import attrs
+
+from domain.units import Nanos
 
 FLOAT32_MAX = 3.4028234663852886e38
 """Largest value a forest can take: scikit-learn, and so the flat walk, compare in float32."""
@@ -65,6 +67,21 @@ class Flip:
     distance: float
 
 
+@attrs.frozen(kw_only=True)
+class ModelRecord:
+    """Which model scores a root's entries in a session, or why none can: part of what a journal opens with."""
+
+    root: str
+    digest: str = ""
+    """The model's; empty when it was refused."""
+    feature_set: str = ""
+    features: tuple[str, ...] = ()
+    """In the order of a vector."""
+    threshold: float | None = None
+    refusal: str = ""
+    """The reason's code; empty for a model that is used."""
+
+
 class VetoModel(Protocol):
     """A model that can veto an entry of one root."""
 
@@ -79,6 +96,11 @@ class VetoModel(Protocol):
         ...
 
     @property
+    def feature_set(self) -> str:
+        """Version of the feature registry that the names belong to."""
+        ...
+
+    @property
     def features(self) -> tuple[str, ...]:
         """Names of the inputs, in the order of a vector."""
         ...
@@ -86,6 +108,16 @@ class VetoModel(Protocol):
     @property
     def threshold(self) -> float:
         """The least probability that passes, in (0, 1)."""
+        ...
+
+    @property
+    def populations(self) -> Mapping[str, Iterable[float]]:
+        """Per percentile base that the features rank: its values at the end of training, ascending."""
+        ...
+
+    @property
+    def trained_until_ns(self) -> Nanos:
+        """Exclusive end of the bars in `populations`."""
         ...
 
     def score(self, vector: Sequence[float]) -> Score:

@@ -26,7 +26,7 @@ import re
 import warnings
 import zipfile
 import zlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +34,9 @@ import attrs
 import numpy as np
 from numpy.typing import ArrayLike
 
-from domain.errors import OurError
+from domain.errors import OperatorError, OurError
+from domain.features import features_of, required_bases, unavailable
+from domain.units import Nanos
 from domain.veto import Flip, Score, VetoModel
 from models.forest import FlatForest, FloatArray, ForestRefused
 from models.manifest import FILES, LIBRARIES, BundleDescription, BundleRefused, Manifest
@@ -64,8 +66,16 @@ class ModelBundle:
         return self.manifest.description.root
 
     @property
+    def feature_set(self) -> str:
+        return self.manifest.description.feature_set
+
+    @property
     def features(self) -> tuple[str, ...]:
         return self.manifest.description.features
+
+    @property
+    def trained_until_ns(self) -> Nanos:
+        return self.manifest.description.trained_until_ns
 
     @property
     def threshold(self) -> float:
@@ -116,18 +126,12 @@ def strategy_kwargs_from_bundle(bundle: ModelBundle) -> dict[str, Any]:
 
 
 def load_model_bundle(
-    root: str,
-    models_dir: Path | str | None = None,
-    *,
-    known_features: Collection[str] | Callable[[str], bool] | None = None,
-    feature_sets: Collection[str] = ("v2",),
-    signal_product: str | None = None,
+    root: str, models_dir: Path | str | None = None, *, signal_product: str | None = None
 ) -> ModelBundle:
     """The bundle of `root` below `models_dir` (default: `models/bundles`).
 
-    `known_features`: the registry's names, or a test for one; None leaves that check to whoever computes
-    the vector. `feature_sets`: versions the caller can compute. `signal_product`: what the root's bars are
-    made from, compared with the manifest when given. Raises BundleRefused with the reason.
+    Its features must be in the registry. `signal_product`: what the root's bars are made from, compared
+    with the manifest when given. Raises BundleRefused with the reason.
     """
     directory = _directory(root, models_dir)
     path = directory / "manifest.yml"
@@ -136,23 +140,33 @@ def load_model_bundle(
     description = manifest.description
     if description.root != root:
         raise BundleRefused("root_mismatch", f"is a bundle of {description.root}, not {root}", where=path)
-    if description.feature_set not in feature_sets:
-        raise BundleRefused("feature_set_version", f"feature set {description.feature_set!r} is unknown", where=path)
     if signal_product is not None and description.signal_product != signal_product:
         what = f"trained on {description.signal_product}, used on {signal_product}"
         raise BundleRefused("product_mismatch", what, where=path)
-    if known_features is not None:
-        is_known = known_features if callable(known_features) else known_features.__contains__
-        if unknown := [name for name in description.features if not is_known(name)]:
-            raise BundleRefused("unknown_feature", f"unknown: {', '.join(unknown)}", where=path)
+    bases = _bases_of(description, path)
     contents = {name: _checked_bytes(directory / name, manifest.files[name]) for name in FILES}
+    populations = _read_populations(contents["populations.npz"], directory / "populations.npz")
+    if lacking := [base for base in bases if base not in populations]:
+        raise BundleRefused("population_missing", f"no values of {', '.join(lacking)}", where=path)
     return ModelBundle(
         manifest=manifest,
         directory=directory,
         digest=hashlib.sha256(raw).hexdigest(),
         forest=_read_forest(contents["forest.npz"], len(description.features), directory / "forest.npz"),
-        populations=_read_populations(contents["populations.npz"], directory / "populations.npz"),
+        populations=populations,
     )
+
+
+def _bases_of(description: BundleDescription, path: Path) -> tuple[str, ...]:
+    """The percentile bases that the features rank; refuses what the registry cannot compute."""
+    try:
+        features_of(description.feature_set)
+    except OperatorError as error:
+        raise BundleRefused("feature_set_version", error.what, where=path) from error
+    reasons = [(name, unavailable(name)) for name in description.features]
+    if unknown := [f"{name!r} {reason}" for name, reason in reasons if reason is not None]:
+        raise BundleRefused("unknown_feature", "; ".join(unknown), where=path)
+    return required_bases(description.features, description.feature_set)
 
 
 def _directory(root: str, models_dir: Path | str | None) -> Path:
@@ -272,7 +286,7 @@ def write_bundle(
     for name, raw in contents.items():
         _replace(directory / name, raw)
     _replace(directory / "manifest.yml", manifest)
-    return load_model_bundle(description.root, directory.parent, feature_sets=(description.feature_set,))
+    return load_model_bundle(description.root, directory.parent)
 
 
 def _populations_npz(populations: Mapping[str, ArrayLike]) -> bytes:

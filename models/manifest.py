@@ -7,6 +7,7 @@ It refuses to know files other than by their digest; `bundle` reads those.
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from collections.abc import Hashable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ import numpy as np
 import yaml
 
 from domain.errors import OperatorError, OurError
+from domain.sessions import to_nanos
+from domain.units import Nanos
 
 FORMAT_VERSION = 1
 FILES = ("forest.npz", "model.joblib", "populations.npz")
@@ -35,6 +38,7 @@ Reason = Literal[
     "product_mismatch",
     "duplicate_feature",
     "unknown_feature",
+    "population_missing",  # of a percentile that a feature ranks
     "threshold_unparsable",
     "threshold_out_of_range",
     "estimator_unreadable",  # load_estimator only: unpickling brought a surprise
@@ -90,6 +94,14 @@ class BundleDescription:
     """What trained it, to be run again."""
     seed: int
 
+    @property
+    def trained_until_ns(self) -> Nanos:
+        """`training_end` in UTC nanoseconds. Raises ValueError when it is no moment with a zone."""
+        end = dt.datetime.fromisoformat(self.training_end)
+        if end.tzinfo is None:
+            raise ValueError(f"{self.training_end!r} has no zone")
+        return to_nanos(end)
+
 
 @attrs.frozen(kw_only=True)
 class Manifest:
@@ -144,6 +156,10 @@ class Manifest:
             folds=tuple(_typed(fields, "folds", list, path)),
             seed=_typed(fields, "seed", int, path),
         )
+        try:
+            _ = description.trained_until_ns
+        except ValueError as error:
+            raise BundleRefused("malformed", f"training_window: {error}", where=path) from error
         return cls(
             description=description,
             files=_named_texts(fields, "files", FILES, path),

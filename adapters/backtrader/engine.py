@@ -11,9 +11,10 @@ stops and takes its exit.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 import attrs
@@ -32,11 +33,15 @@ from domain.events import (
     SignalEvaluated,
     SliceClosed,
     StateCarried,
+    VetoScored,
 )
+from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
 from domain.orders import Order, OrderState, Side, signal_id
 from domain.positions import Position, net_pnl
+from domain.scorer import Scorer
 from domain.units import HOUR, MINUTE, Nanos, Price, float_to_price
+from domain.veto import VetoModel
 
 _TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
 
@@ -57,8 +62,11 @@ class CerebroEngine:
     Any exception in a turn leaves it unusable: every later call raises OurError.
     """
 
-    def __init__(self, opened: SessionOpened, plans: Sequence[RootPlan]) -> None:
+    def __init__(self, opened: SessionOpened, plans: Sequence[RootPlan], scorer: Scorer | None) -> None:
         self._session = opened.session.date.isoformat()
+        self._scorer = scorer
+        self._active = {c.root: c.raw_symbol for c in opened.contracts if c.rank == 0}
+        self._closes = {hours.root: hours.close_ns for hours in opened.session.hours}
         self._settings = opened.strategy
         self._roots = {root.root: root for root in opened.roots}
         self._deadlines = {
@@ -67,7 +75,7 @@ class CerebroEngine:
             )
             for plan in plans
         }
-        self._signals: list[SignalEvaluated] = []
+        self._signals: list[SignalEvaluated | VetoScored] = []
         self._last_close: dict[str, Price] = {}
         self._ordinals: dict[tuple[str, str, str], tuple[Nanos, int]] = {}
         self._cerebro = StepCerebro(stdstats=False)
@@ -80,16 +88,21 @@ class CerebroEngine:
             plans=tuple(plans),
             deadline_of=lambda root, _: self._deadlines[root],
             listener=self._signals.append,
+            scorer=scorer,
         )
         (self._strategy,) = self._cerebro.open(exactbars=1)
 
     # --------------------------------------------------- TradingEngine
 
-    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
+    def step(
+        self, closed: SliceClosed, *, is_late: bool = False
+    ) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
         """One turn: every root's evaluation in order of root, then requests, exits first, entries by rank.
 
         A slice without a bar of an active or held contract is no turn and gives ().
         """
+        if self._scorer is not None:
+            self._feed_scorer(self._scorer, closed)
         bars = self._bars_of(closed)
         if not bars:
             self._cerebro.require_usable()
@@ -132,11 +145,25 @@ class CerebroEngine:
         memories: tuple[RootMemory, ...] = self._strategy.memories()
         return memories
 
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """What the models' percentile populations have taken in, for the next file."""
+        return () if self._scorer is None else self._scorer.percentiles()
+
     def close(self) -> None:
         """End the engine. Nothing is sent and nothing is flushed."""
         self._cerebro.close()
 
     # ---------------------------------------------------------- turns
+
+    def _feed_scorer(self, scorer: Scorer, closed: SliceClosed) -> None:
+        """Hours and days of every root's active contract, those of reference roots too."""
+        for bar in closed.hours:
+            if self._active.get(bar.root) == bar.contract:
+                scorer.add_hour(bar)
+        for bar in closed.days:
+            # Trades after a root's close make a bar too, but no exchange session.
+            if self._active.get(bar.root) == bar.contract and bar.ts_end == self._closes[bar.root]:
+                scorer.add_day(bar)
 
     def _bars_of(self, closed: SliceClosed) -> list[tuple[SliceFeed, Bar]]:
         bars: list[tuple[SliceFeed, Bar]] = []
@@ -335,17 +362,38 @@ class CerebroEngine:
         )
 
 
-def build_engine(opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable]) -> CerebroEngine:
+def build_engine(
+    opened: SessionOpened,
+    carried: StateCarried | None,
+    tables: Sequence[BarTable],
+    *,
+    models: Mapping[str, VetoModel] = MappingProxyType({}),
+) -> CerebroEngine:
     """The engine of one session: warmed up on `tables` without decisions, holding what was carried, armed.
 
+    `models` by root: what `opened.models` names, as far as this process has it.
     Raises OperatorError when a carried position or order is in a root the session does not trade.
     """
     plans = plans_of(opened, carried)
-    engine = CerebroEngine(opened, plans)
+    engine = CerebroEngine(opened, plans, _scorer_of(opened, carried, tables, models))
     last = engine.warm_up(tables, plans)
     engine.anchor(max(last, opened.session.start_ns), plans, carried)
     engine.arm(carried)
     return engine
+
+
+def _scorer_of(
+    opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable], models: Mapping[str, VetoModel]
+) -> Scorer | None:
+    if not opened.strategy.veto:
+        return None
+    used = {record.root for record in opened.models if not record.refusal}
+    return Scorer(
+        {root: model for root, model in models.items() if root in used},
+        refusals={record.root: record.refusal for record in opened.models if record.refusal},
+        carried=() if carried is None else carried.percentiles,
+        tables=tables,
+    )
 
 
 def _flat_bar(root: str, contract: str, ts: Nanos, price: Price) -> Bar:

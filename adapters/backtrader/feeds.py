@@ -19,7 +19,7 @@ import backtrader as bt
 from domain.bars import Bar, Timeframe
 from domain.errors import OurError
 from domain.sessions import EXCHANGE_ZONE, to_nanos
-from domain.units import PRICE_SCALE, SECOND, Nanos
+from domain.units import PRICE_SCALE, SECOND, Nanos, float_to_price
 
 TIMEFRAMES: dict[Timeframe, dict[str, Any]] = {
     "1m": {"timeframe": bt.TimeFrame.Minutes, "compression": 1},
@@ -128,3 +128,19 @@ class SliceFeed(_ClosedBars):
         self._pending = None
         self._write(stamp, ts, bar)
         return True
+
+
+def bar_of_lines(root: str, lines: Any, ts: Nanos) -> Bar:
+    """The bar that ended at `ts` and stands in a feed's lines. Its contract and its number of trades are not kept."""
+    return Bar(
+        root=root,
+        contract="",
+        ts_start=Nanos(ts - round(lines.length_s[0] * SECOND)),
+        ts_end=ts,
+        open=float_to_price(lines.open[0]),
+        high=float_to_price(lines.high[0]),
+        low=float_to_price(lines.low[0]),
+        close=float_to_price(lines.close[0]),
+        volume=round(lines.volume[0]),
+        trades=0,
+    )

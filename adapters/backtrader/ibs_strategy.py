@@ -4,7 +4,8 @@ It reads closed bars from its feeds (`ROOT@1m` and, with hour bars deciding, `RO
 keeps windows of its own (Backtrader's lines may hold one bar under exactbars=1), and
 decides on integer prices, so that a backtest and the live engine give the same bits.
 Orders go to the minute feed of the contract. On every decision bar of every root all
-gates are evaluated and one SignalEvaluated is given to `listener`.
+gates are evaluated and one SignalEvaluated is given to `listener`, after a VetoScored
+where the root's model could be asked.
 
 It knows neither journal nor broker: positions and unfinished orders are what
 `notify_order` told. An exit that is due stays due until the position is closed.
@@ -19,12 +20,15 @@ from typing import Any, Literal
 import backtrader as bt
 
 from adapters.backtrader.broker import RequestNote
-from adapters.backtrader.feeds import feed_name, nanos_of
+from adapters.backtrader.feeds import bar_of_lines, feed_name, nanos_of
 from adapters.backtrader.roots import DecisionBar, FeedReader, Holding, RootPlan, RootState, holding_at
+from domain.bars import Bar
 from domain.errors import OurError
-from domain.events import RootMemory, SignalEvaluated, Verdict
+from domain.events import RootMemory, SignalEvaluated, Verdict, VetoScored
 from domain.gates import (
+    VETO_OFF,
     Gate,
+    auto_close_deadline,
     cooldown_gate,
     first_refusal,
     freshness_gate,
@@ -35,12 +39,15 @@ from domain.gates import (
     pivot_gate,
     position_gate,
     time_gate,
-    veto_gate,
+    unscored_gate,
     warmup_gate,
 )
 from domain.ibs import StrategySettings, internal_bar_strength
 from domain.positions import Position
+from domain.scorer import Judgement, Scorer
+from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
 from domain.units import HOUR, MINUTE, SECOND, Nanos, Price, float_to_price, price_to_float, round_to_tick
+from domain.veto import VetoModel
 
 EXIT_RETRY = MINUTE
 """An exit that ended without a fill is asked for again after this long."""
@@ -50,31 +57,68 @@ Deadline = Callable[[str, Nanos], Nanos | None]
 
 
 class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
-    """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `listener`.
+    """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `listener`, and the veto.
 
-    Without a listener the evaluations are kept in `signals`. Its feeds must be this
+    The veto is a `scorer` that the caller feeds, or a model of one root in `ml_model`, `ml_features`, `ml_threshold`
+    (`models.strategy_kwargs_from_bundle`), which is then fed from every feed named `X@1h` or `X@1d`. With such a
+    model alone, the other params have defaults: the root's feed is one contract, the settings are the default ones,
+    and sessions end at 17:00 New York on every weekday (early closes are the calendar's: give `deadline_of`).
+
+    Without a listener what is evaluated is kept in `signals`. Its feeds must be this
     package's. `phase` is "armed" unless the engine warms it up: "warm_up" fills the
     windows without decisions, "anchor" ignores the bars.
     """
 
-    params = (("settings", None), ("plans", ()), ("deadline_of", None), ("listener", None))
+    params = (
+        ("settings", None),
+        ("plans", ()),
+        ("deadline_of", None),
+        ("listener", None),
+        ("scorer", None),
+        ("ml_model", None),
+        ("ml_features", ()),
+        ("ml_threshold", None),
+    )
 
     def __init__(self) -> None:
-        if self.p.settings is None or self.p.deadline_of is None or not self.p.plans:
-            raise OurError("IbsStrategy needs settings, plans and deadline_of")
-        self.settings: StrategySettings = self.p.settings
-        self.deadline_of: Deadline = self.p.deadline_of
-        self.signals: list[SignalEvaluated] = []
+        model: VetoModel | None = self.p.ml_model
+        if model is None and (self.p.settings is None or self.p.deadline_of is None or not self.p.plans):
+            raise OurError("IbsStrategy needs settings, plans and deadline_of, or a model")
+        self.settings: StrategySettings = self.p.settings or StrategySettings()
+        self.deadline_of: Deadline = self.p.deadline_of or self._weekday_deadline
+        self.signals: list[SignalEvaluated | VetoScored] = []
         self.phase: Literal["armed", "warm_up", "anchor"] = "armed"
         self.is_late = False
         """Set by the engine for a slice from a replay; a plain backtest has none."""
-        self._listener: Callable[[SignalEvaluated], None] = self.p.listener or self.signals.append
+        self._listener: Callable[[SignalEvaluated | VetoScored], None] = self.p.listener or self.signals.append
         self._windows = tuple(parse_window(text) for text in self.settings.entry_windows)
         self._decision_ns = HOUR if self.settings.decision_timeframe == "1h" else MINUTE
         self._now = Nanos(0)
-        plans: tuple[RootPlan, ...] = self.p.plans
+        self._scorer: Scorer | None = self.p.scorer
+        self._inputs: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
+        if model is not None:
+            self._use(model)
+        plans: tuple[RootPlan, ...] = self.p.plans or (_only_plan(model),)
         self._roots = {plan.root: self._state_of(plan) for plan in sorted(plans, key=lambda plan: plan.root)}
         self._states = tuple(self._roots.values())
+
+    def _use(self, model: VetoModel) -> None:
+        """Score with one model, on the hours and days of this Cerebro's own feeds."""
+        if tuple(self.p.ml_features or model.features) != tuple(model.features):
+            raise OurError(f"ml_features are not those of the model of {model.root}")
+        thresholds = {} if self.p.ml_threshold is None else {model.root: float(self.p.ml_threshold)}
+        self._scorer = Scorer({model.root: model}, thresholds=thresholds)
+        for data in self.datas:
+            root, _, timeframe = data._name.partition("@")
+            if timeframe in ("1h", "1d"):
+                take = self._scorer.add_hour if timeframe == "1h" else self._scorer.add_day
+                self._inputs.append((root, FeedReader(data), take))
+
+    def _weekday_deadline(self, root: str, ts: Nanos) -> Nanos:
+        # Six hours on, the evening's session lies in the day that names it.
+        date = (local_time(ts, STRATEGY_ZONE) + dt.timedelta(hours=6)).date()
+        close = to_nanos(dt.datetime.combine(date, dt.time(17), STRATEGY_ZONE))
+        return auto_close_deadline(self.settings, date, close)
 
     def _state_of(self, plan: RootPlan) -> RootState:
         minutes = {plan.contract: FeedReader(self.getdatabyname(feed_name(plan.root, "1m")))}
@@ -99,8 +143,13 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
                     fresh = feed
         if self.phase == "anchor":
             return
+        inputs = [(root, feed, take) for root, feed, take in self._inputs if feed.poll()]
+        if fresh is None and inputs:
+            fresh = inputs[0][1]
         stamp = self.lines.datetime[0] if fresh is None else fresh.stamp[0]
         self._now = nanos_of(stamp, after=self._now)
+        for root, feed, take in inputs:
+            take(bar_of_lines(root, feed.data.lines, self._now))
         for state in self._states:
             bar = self._take_bar(state) if state.decisions.is_fresh else None
             if self.phase == "warm_up":
@@ -123,7 +172,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         return DecisionBar(start=start, end=self._now, close=close, ibs=ibs)
 
     def _decide(self, state: RootState, bar: DecisionBar) -> None:
-        gates = self._gates(state, bar)
+        judgement = self._judge(state.plan.root, bar)
+        gates = (*self._gates(state, bar), judgement.gate)
         refusal = first_refusal(gates)
         holding = state.holding
         verdict: Verdict
@@ -135,7 +185,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             verdict, reason = "refuse", refusal.reason
         else:
             verdict, reason = "enter", ""
-            self._request_entry(state, bar)
+            self._request_entry(state, bar, judgement)
         if state.cooldown_left:
             state.cooldown_left -= 1
         self._listener(
@@ -147,8 +197,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
                 close=bar.close,
                 ibs=bar.ibs.value,
                 gates=gates,
-                probability=None,
-                threshold=None,
+                probability=None if judgement.score is None else judgement.score.probability,
+                threshold=judgement.threshold,
                 position=0 if holding is None else holding.quantity,
                 verdict=verdict,
                 reason=reason,
@@ -173,8 +223,32 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             ),
             pending_gate(state.order_intent),
             cooldown_gate(state.cooldown_left),
-            veto_gate(settings),
         )
+
+    def _judge(self, root: str, bar: DecisionBar) -> Judgement:
+        """The veto, also of a bar that another gate refuses: "why not" has to be answerable for all of them."""
+        if not self.settings.veto:
+            return Judgement(gate=VETO_OFF)
+        if self._scorer is None:
+            return Judgement(gate=unscored_gate("veto_model_missing"))
+        judgement = self._scorer.judge(root, bar.end)
+        vector, score, threshold = judgement.vector, judgement.score, judgement.threshold
+        if vector is not None and score is not None and threshold is not None:
+            self._listener(
+                VetoScored(
+                    root=root,
+                    ts=vector.ts,
+                    digest=judgement.digest,
+                    values=vector.complete(),
+                    carried=vector.carried,
+                    probability=score.probability,
+                    threshold=threshold,
+                    is_passed=judgement.gate.is_passed,
+                    bias=score.bias,
+                    contributions=score.contributions,
+                )
+            )
+        return judgement
 
     # ---------------------------------------------------------------- exits
 
@@ -252,7 +326,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
 
     # -------------------------------------------------------------- entries
 
-    def _request_entry(self, state: RootState, bar: DecisionBar) -> None:
+    def _request_entry(self, state: RootState, bar: DecisionBar, judgement: Judgement) -> None:
         plan, settings = state.plan, self.settings
         note = RequestNote(
             root=plan.root,
@@ -263,6 +337,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             bar_ns=self._decision_ns,
             price=bar.close,
             ibs=bar.ibs.value,
+            probability=None if judgement.score is None else judgement.score.probability,
+            threshold=judgement.threshold,
         )
         how: dict[str, Any] = {}
         if settings.entry_order == "limit":
@@ -342,3 +418,9 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     def memories(self) -> tuple[RootMemory, ...]:
         """What must be carried, in order of root."""
         return tuple(state.memory() for state in self._states)
+
+
+def _only_plan(model: VetoModel | None) -> RootPlan:
+    if model is None:
+        raise OurError("IbsStrategy needs plans")
+    return RootPlan(root=model.root, contract=model.root, quantity=1, tick_size=Price(1))

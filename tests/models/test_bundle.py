@@ -29,7 +29,7 @@ from models import (
     write_bundle,
 )
 
-FEATURES = ("ibs_pct", "volz", "6a_hourly_return")
+FEATURES = ("ibs_pct", "volz_pct", "6a_hourly_return")
 RNG = np.random.default_rng(1)
 X = RNG.normal(size=(200, 3))
 Y = (X[:, 0] + RNG.normal(size=200) > 0).astype(int)
@@ -108,7 +108,7 @@ class Bomb:
 
 
 def test_a_loaded_bundle_scores_the_estimators_bits_with_its_explanation(original: Path) -> None:
-    bundle = load_model_bundle("ES", original, known_features=FEATURES, signal_product="ES")
+    bundle = load_model_bundle("ES", original, signal_product="ES")
     expected = fitted().predict_proba(X)[:, 1]
     for row, probability in zip(X[:50], expected, strict=False):
         score = bundle.score(tuple(row))
@@ -254,9 +254,9 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("format_version", lambda m: m.update(format_version=True)),
     ("format_version", lambda m: m.update(format_version=99, something_new=1)),
     ("malformed", lambda m: m.pop("format_version")),
-    ("feature_set_version", lambda m: m.update(feature_set="legacy-1")),
+    ("feature_set_version", lambda m: m.update(feature_set="v9")),
     ("root_mismatch", lambda m: m.update(root="NQ")),
-    ("duplicate_feature", lambda m: m.update(features=["ibs_pct", "volz", "ibs_pct"])),
+    ("duplicate_feature", lambda m: m.update(features=["ibs_pct", "volz_pct", "ibs_pct"])),
     ("threshold_unparsable", lambda m: m.update(threshold="0,55")),
     ("threshold_unparsable", lambda m: m.update(threshold="0.55")),
     ("threshold_unparsable", lambda m: m.update(threshold=None)),
@@ -327,20 +327,29 @@ def test_an_unparsable_threshold_is_not_read_as_something_else(models_dir: Path)
         path.write_bytes(path.read_bytes().replace(b"threshold: " + text, b"threshold: 0.55"))
 
 
-@pytest.mark.parametrize("known", [{"ibs_pct", "volz"}, ("volz", "6a_hourly_return"), lambda name: name == "volz"])
-def test_an_unknown_feature_is_refused_by_name(original: Path, known: Any) -> None:
-    refused = refusal(original, known_features=known)
+def test_an_unknown_feature_is_refused_by_name(models_dir: Path) -> None:
+    rewrite_manifest(models_dir, lambda fields: fields.update(features=["ibs_pct", "volz", "vix_daily_return"]))
+    refused = refusal(models_dir)
     assert refused.reason == "unknown_feature"
-    assert "volz" not in refused.what
+    assert "'volz'" in refused.what
+    assert "VIX" in refused.what
+    assert "ibs_pct' " not in refused.what
+
+
+def test_a_percentile_without_its_population_is_refused(models_dir: Path) -> None:
+    rewrite_manifest(models_dir, lambda fields: fields.update(features=["ibs_pct", "dvolz_pct", "6a_hourly_return"]))
+    refused = refusal(models_dir)
+    assert refused.reason == "population_missing"
+    assert "dvolz" in refused.what
 
 
 def test_a_bundle_of_another_product_is_refused(original: Path) -> None:
     assert refusal(original, signal_product="MES").reason == "product_mismatch"
 
 
-def test_another_feature_set_loads_for_who_can_compute_it(models_dir: Path) -> None:
+def test_the_predecessors_feature_set_loads(models_dir: Path) -> None:
     rewrite_manifest(models_dir, lambda fields: fields.update(feature_set="legacy-1"))
-    assert load_model_bundle("ES", models_dir, feature_sets=("v2", "legacy-1")).features == FEATURES
+    assert load_model_bundle("ES", models_dir).features == FEATURES
 
 
 @pytest.mark.parametrize("name", ["forest.npz", "populations.npz"])

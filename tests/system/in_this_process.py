@@ -113,7 +113,7 @@ def live_in_thread(
         journals=journals,
         calendar=calendar,
         source=source,
-        machine_parts=MACHINE_PARTS,
+        parts_of=lambda opened: MACHINE_PARTS,
         load_history=lambda session: HistoryLoaded(tables=()),
         now=parts.now,
     )

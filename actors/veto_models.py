@@ -1,0 +1,103 @@
+"""The veto's bundles in one process: loaded or refused before a session opens, and kept beside its journal.
+
+A journal names its models by digest. What it names is copied to `models/<digest>/<ROOT>/` in the
+journal's directory, so that the session still replays when its bundle has been replaced.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import attrs
+import structlog
+
+from domain.errors import OperatorError
+from domain.instruments import TradedRoot
+from domain.veto import ModelRecord, VetoModel
+from models.bundle import BUNDLES, ModelBundle, load_model_bundle
+from models.manifest import BundleRefused
+
+KEPT = "models"
+"""Directory of the kept bundles, inside the journal's."""
+
+log = structlog.get_logger()
+
+
+@attrs.frozen(kw_only=True)
+class LoadedModels:
+    """The bundles a session will use, by root, and what its journal says of each traded root."""
+
+    bundles: dict[str, ModelBundle]
+    records: tuple[ModelRecord, ...]
+
+
+def load_models(roots: Iterable[TradedRoot], models_dir: Path) -> LoadedModels:
+    """The bundle of each traded root. One that must not be used is logged and stands on record with its reason."""
+    bundles: dict[str, ModelBundle] = {}
+    records = []
+    for root in roots:
+        if root.is_reference:
+            continue
+        try:
+            bundle = load_model_bundle(root.root, models_dir, signal_product=root.data_product)
+        except BundleRefused as error:
+            log.warning("no entries of this root: its model is refused", root=root.root, reason=str(error))
+            records.append(ModelRecord(root=root.root, refusal=error.reason))
+        else:
+            bundles[root.root] = bundle
+            records.append(record_of(bundle))
+    return LoadedModels(bundles=bundles, records=tuple(records))
+
+
+def record_of(model: VetoModel) -> ModelRecord:
+    """What a journal says of a model that is used."""
+    return ModelRecord(
+        root=model.root,
+        digest=model.digest,
+        feature_set=model.feature_set,
+        features=model.features,
+        threshold=model.threshold,
+    )
+
+
+def keep(bundles: Iterable[ModelBundle], journal_dir: Path) -> None:
+    """Copy bundles beside the journal, each digest once. Raises OperatorError when that cannot be written."""
+    for bundle in bundles:
+        place = journal_dir / KEPT / bundle.digest / bundle.root
+        if place.exists():
+            continue
+        unfinished = place.with_name(f"{bundle.root}.tmp")
+        try:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            shutil.copytree(bundle.directory, unfinished)
+            unfinished.rename(place)
+        except OSError as error:
+            raise OperatorError(
+                f"the model of {bundle.root} cannot be kept here: {error.strerror}",
+                where=str(place),
+                fix="see that journal_dir is writable and has space",
+            ) from error
+
+
+def find_models(
+    records: Sequence[ModelRecord], journal_dir: Path, models_dir: Path | None = None
+) -> dict[str, ModelBundle]:
+    """The bundles that a journal in `journal_dir` names: kept there, or else the program's own, whatever they are.
+
+    With `models_dir` those, and no others. A root whose bundle is not to be had is left out.
+    """
+    found = {}
+    for record in records:
+        if record.refusal:
+            continue
+        places = (journal_dir / KEPT / record.digest, BUNDLES) if models_dir is None else (models_dir,)
+        for place in places:
+            try:
+                found[record.root] = load_model_bundle(record.root, place)
+            except BundleRefused as error:
+                log.debug("not this bundle", root=record.root, reason=str(error))
+            else:
+                break
+    return found

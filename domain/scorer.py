@@ -1,0 +1,105 @@
+"""The veto at work: bars of every root in, a judgement of one root's candidate entry out.
+
+One path for live, replay, backtest and training: a feature book holds the bars, each
+root's model names the features it wants, and whatever keeps it from being asked (no
+model, a refused one, a missing input) refuses the entry with its reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import attrs
+
+from domain.bars import Bar, BarTable
+from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
+from domain.features import required_bases
+from domain.gates import Gate, unscored_gate, veto_gate
+from domain.units import Nanos
+from domain.veto import Score, Verdict, VetoModel, unusable_features
+
+
+@attrs.frozen(kw_only=True)
+class Judgement:
+    """The veto's gate, and the score behind it when there is one."""
+
+    gate: Gate
+    digest: str = ""
+    vector: FeatureVector | None = None
+    score: Score | None = None
+    threshold: float | None = None
+
+
+class Scorer:
+    """Models by root over one feature book. Use it in journal order: a bar first, then its judgement."""
+
+    def __init__(
+        self,
+        models: Mapping[str, VetoModel],
+        *,
+        thresholds: Mapping[str, float] | None = None,
+        refusals: Mapping[str, str] | None = None,
+        carried: Sequence[CarriedPercentile] = (),
+        tables: Sequence[BarTable] = (),
+    ) -> None:
+        """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
+        `carried`: the session before's `percentiles()`; what grew from another model is left out.
+        `tables`: completed hours and days, adjusted for rolls.
+        """
+        self._models = dict(sorted(models.items()))
+        self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
+        self._refusals = dict(refusals or {})
+        bases = {root: required_bases(model.features, model.feature_set) for root, model in self._models.items()}
+        self._book = FeatureBook(bases=bases)
+        for root, model in self._models.items():
+            for base in bases[root]:
+                values = [float(value) for value in model.populations[base]]
+                self._book.seed_population(
+                    root, base, values, seed=model.digest, through_ns=Nanos(model.trained_until_ns if values else 0)
+                )
+        self._book.restore(carried)
+        self._book.load([table for table in tables if len(table)])
+
+    def add_hour(self, bar: Bar) -> None:
+        """Take a completed hour bar of a root's active contract."""
+        self._book.add_hour(bar)
+
+    def add_day(self, bar: Bar) -> None:
+        """Take a completed day bar of a root's active contract."""
+        self._book.add_day(bar)
+
+    def judge(self, root: str, bar_end: Nanos) -> Judgement:
+        """What the root's model says of the hour bar that ends at `bar_end`, which must have been added."""
+        model = self._models.get(root)
+        if model is None:
+            return Judgement(gate=unscored_gate(f"veto_model_{self._refusals.get(root, 'missing')}"))
+        vector = self._book.vector(root, model.features, model.feature_set)
+        threshold = self._thresholds[root]
+        if detail := _why_not_scored(vector, bar_end):
+            return Judgement(gate=unscored_gate("veto_input_missing", detail), digest=model.digest, threshold=threshold)
+        score = model.score(vector.complete())
+        return Judgement(
+            gate=veto_gate(Verdict(probability=score.probability, threshold=threshold)),
+            digest=model.digest,
+            vector=vector,
+            score=score,
+            threshold=threshold,
+        )
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """What the next session needs besides the bars and the models."""
+        return self._book.percentiles()
+
+
+def _why_not_scored(vector: FeatureVector, bar_end: Nanos) -> str:
+    """In words; empty when nothing stands in the way."""
+    if vector.ts != bar_end:
+        return f"{vector.root}: the features stand at another bar"
+    if vector.missing:
+        # Each reason once, with the features it concerns.
+        names: dict[str, list[str]] = {}
+        for name, reason in zip(vector.missing, vector.reasons, strict=True):
+            names.setdefault(reason, []).append(name)
+        return "; ".join(f"{reason} ({', '.join(of)})" for reason, of in names.items())
+    unusable = unusable_features(vector.names, vector.complete())
+    return f"out of range: {', '.join(unusable)}" if unusable else ""
