@@ -85,7 +85,7 @@ def cli(ctx: click.Context, log_level: str) -> None:
 @click.pass_obj
 def live(log_level: str, /, **options: Any) -> None:
     """Trade: the feed into the journal, decisions out to TradersPost."""
-    from actors.wiring import LiveRequest, live_command
+    from actors.wiring.live import LiveRequest, live_command
 
     sys.exit(live_command(LiveRequest(log_level=log_level, **options)))
 
@@ -100,7 +100,7 @@ def live(log_level: str, /, **options: Any) -> None:
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Score with these bundles, not the recorded ones.")
 def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None) -> None:
     """Decide a recorded session again and compare. Exit 0 identical, 1 diverged, 2 unreadable."""
-    from actors.wiring import replay_command
+    from actors.wiring.reading import replay_command
 
     sys.exit(replay_command(file, as_json=as_json, until=until, models_dir=models_dir))
 
@@ -124,7 +124,7 @@ def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None
 @click.pass_obj
 def gateway(log_level: str, /, **options: Any) -> None:
     """Serve recorded or simulated trades over Databento's live protocol, on loopback."""
-    from actors.wiring import gateway_command
+    from actors.wiring.servers import gateway_command
 
     sys.exit(gateway_command(log_level, **options))
 
@@ -139,7 +139,7 @@ def gateway(log_level: str, /, **options: Any) -> None:
 @click.pass_obj
 def traderspost(log_level: str, /, **options: Any) -> None:
     """Serve TradersPost's webhook on loopback: checks, answers, and a ledger at /__paper/ledger."""
-    from actors.wiring import traderspost_command
+    from actors.wiring.servers import traderspost_command
 
     traderspost_command(log_level, **options)
 
@@ -156,7 +156,7 @@ def journal() -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 def verify(file: Path) -> None:
     """Check order, hash chain and head. Exit 0 clean, 1 broken, 2 unreadable."""
-    from actors.wiring import naming, open_segments
+    from actors.wiring.reading import naming, open_segments
 
     for segment in open_segments(file):
         with naming(segment.path):
@@ -230,7 +230,8 @@ def orders(file: Path, as_json: bool) -> None:  # JSON lines are the only form
 def why(file: Path, root: str, time: str) -> None:
     """Why ROOT traded or did not at TIME (ISO 8601; UTC without a zone): the bar that ends then or holds it."""
     from actors.report import why as explain
-    from actors.wiring import nearest_flip, parse_time
+    from actors.wiring import parse_time
+    from actors.wiring.reading import nearest_flip
 
     lines = explain(
         _envelopes(file), root.upper(), parse_time(time, where="TIME"), nearest_flip=partial(nearest_flip, file)
@@ -241,7 +242,7 @@ def why(file: Path, root: str, time: str) -> None:
 
 
 def _envelopes(file: Path, types: set[str] | None = None) -> Iterator[Envelope]:
-    from actors.wiring import naming, open_segments
+    from actors.wiring.reading import naming, open_segments
 
     for segment in open_segments(file):
         with naming(segment.path):
@@ -262,7 +263,7 @@ def config() -> None:
 @click.option("--sources", is_flag=True, help="Where each value came from.")
 def show(config_path: Path | None, overlay: tuple[Path, ...], sources: bool) -> None:
     """Every value that would be used; secrets are never shown."""
-    from actors.wiring import describe_config
+    from actors.wiring.reading import describe_config
 
     for key, value, source in describe_config(config_path, overlay):
         click.echo(f"{key:<36} {value:<40} {source}" if sources else f"{key:<36} {value}")

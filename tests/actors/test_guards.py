@@ -17,7 +17,8 @@ from actors.bars import BarAggregator
 from actors.guards import OutsideWorldError, outside_world_forbidden
 from actors.machines import MachineParts, MachineSet
 from actors.replay import replay
-from actors.wiring import MACHINE_PARTS, in_process_system, parse_time
+from actors.wiring import MACHINE_PARTS, parse_time
+from actors.wiring.in_process import in_process_system
 from adapters.sqlite.codec import Codec
 from domain.units import float_to_price
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from actors.replay import replay
-from actors.wiring import MACHINE_PARTS, in_process_system, parse_time
+from actors.wiring import MACHINE_PARTS, parse_time
+from actors.wiring.in_process import in_process_system
 from adapters.sqlite.codec import Codec
 from domain.events import OrderNotSent, OrderRejected, OrderSubmitted, Outcome
 from domain.units import float_to_price

@@ -1,0 +1,75 @@
+"""Plugs the adapters into the actors: what each command of `main` runs.
+
+Together with `main` the only place where actors and adapters meet. Here is what all commands
+share; `live`, `in_process`, `servers`, `reading` and `training` are one command or kind each.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import platform
+from collections.abc import Mapping
+from functools import partial
+from importlib import metadata
+
+from actors.machines import MachineParts
+from adapters.backtrader.engine import build_engine
+from adapters.config import CHECKOUT
+from adapters.traderspost.payload import build_payload
+from domain.errors import OperatorError
+from domain.sessions import to_nanos
+from domain.units import Nanos
+from domain.veto import VetoModel
+
+VERSION = "0.1.0"
+DECISION_CODE = (
+    "domain",
+    "actors/bars.py",
+    "actors/execution.py",
+    "actors/machines.py",
+    "actors/roll_supervisor.py",
+    "actors/strategy.py",
+    "adapters/backtrader",
+    "adapters/traderspost/payload.py",
+    "models/forest.py",
+)
+"""The files that a decision can depend on: their digest tells whether a file may be continued."""
+LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")
+
+
+def machine_parts(models: Mapping[str, VetoModel]) -> MachineParts:
+    """What the machines are built with; `models` by root."""
+    return MachineParts(build_engine=partial(build_engine, models=models), build_payload=build_payload)
+
+
+MACHINE_PARTS = machine_parts({})
+"""Without models: with `veto: true` nothing is entered."""
+
+
+def code_digest() -> str:
+    """sha256 over the decision code's file names and contents, hex."""
+    digest = hashlib.sha256()
+    for name in DECISION_CODE:
+        place = CHECKOUT / name
+        for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(CHECKOUT).as_posix()}:{len(content)}:".encode())
+            digest.update(content)
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that compute."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+
+
+def parse_time(text: str, *, where: str = "") -> Nanos:
+    """An ISO 8601 moment, UTC without a zone. Raises OperatorError (exit 2), naming `where`, for anything else."""
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise OperatorError(
+            f"{text!r} is no ISO 8601 time", where=where, fix="write it like 2024-05-01T14:00Z", exit_code=2
+        ) from error
+    return to_nanos(moment if moment.tzinfo is not None else moment.replace(tzinfo=dt.UTC))

@@ -1,0 +1,251 @@
+"""`live`: the configuration, the market, the way out, and the session between them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import structlog
+
+from actors.faults import Faults, parse_crash
+from actors.live import LiveParts, LiveResult, run_live
+from actors.opening import LivePlan, Opener
+from actors.progress import Progress
+from actors.report import summary
+from actors.tally import Tally
+from actors.veto_models import LoadedModels, find_models, keep, load_models
+from actors.wiring import VERSION, code_digest, library_versions, machine_parts, parse_time
+from adapters.calendar import CmeCalendar
+from adapters.clock import SystemClock
+from adapters.config import (
+    CALENDAR_OVERRIDES_FILE,
+    Config,
+    config_digest,
+    demo_config,
+    find_config,
+    load_config,
+)
+from adapters.log import configure_logging, register_secret, set_log_session
+from adapters.sqlite.codec import Codec
+from adapters.sqlite.directory import SqliteJournals
+from domain.errors import OperatorError
+from domain.events import HistoryLoaded
+from domain.ports import FeedSource
+from domain.sessions import Session
+
+DEMO_SPEED = "2000"
+
+log = structlog.get_logger()
+
+
+@attrs.frozen(kw_only=True)
+class LiveRequest:
+    """The options of `live`, as given."""
+
+    log_level: str
+    demo: bool
+    config: Path | None
+    overlay: tuple[Path, ...]
+    speed: str | None
+    until: str | None
+    journal_dir: Path | None
+    seed: int
+    crash: tuple[str, ...]
+    jitter_ms: float
+
+
+def live_command(request: LiveRequest) -> int:
+    """Run `live`; the exit code."""
+    configure_logging(request.log_level, stream=sys.stderr)
+    faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
+    until_ns = None if request.until is None else parse_time(request.until, where="--until")
+    config = _config_of(request)
+    for secret in (config.databento_key, config.webhook_url):
+        if secret is not None:
+            register_secret(secret)
+    models = LoadedModels(bundles={}, records=())
+    if config.strategy.veto:
+        models = load_models(config.roots, config.models_dir)
+    stopping = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopping.set())
+    plan = LivePlan(
+        mode=config.mode,
+        is_demo=config.is_demo,
+        account=config.account,
+        clock=config.clock,
+        seed=request.seed,
+        roots=config.roots,
+        strategy=config.strategy,
+        risk=config.risk,
+        version=VERSION,
+        code_digest=code_digest(),
+        config_digest=config_digest(config),
+        libraries=library_versions(),
+        models=models.records,
+        until_ns=until_ns,
+    )
+    with ExitStack() as stack:
+        codec = Codec()
+        make_webhook = _webhook_maker(config, stack)
+        journals = SqliteJournals(config.journal_dir, codec)
+        stack.callback(journals.release)
+        keep(models.bundles.values(), config.journal_dir)
+        source, load_history = _market(config, request, stack, stopping.is_set)
+        parts = LiveParts(
+            journals=journals,
+            codec=codec,
+            source=source,
+            make_webhook=make_webhook,
+            machine_parts=machine_parts(models.bundles),
+            now=SystemClock().now_ns,
+            faults=faults,
+        )
+        opener = Opener(
+            plan=plan,
+            journals=journals,
+            calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
+            source=source,
+            parts_of=lambda opened: machine_parts(find_models(opened.models, config.journal_dir)),
+            load_history=load_history,
+            now=parts.now,
+        )
+        result = _run(plan, parts, opener, stopping)
+    _print_summary(result)
+    for crash in faults.left:
+        click.echo(f"planned crash did not happen: {crash.actor}@{crash.seq}", err=True)
+    return result.exit_code
+
+
+def _run(plan: LivePlan, parts: LiveParts, opener: Opener, stopping: threading.Event) -> LiveResult:
+    progress = Progress(sys.stderr)
+
+    def on_session(path: Path, tally: Tally) -> None:
+        set_log_session(path.name.removesuffix(".db"))
+        progress.show(tally)
+
+    progress.start()
+    try:
+        return run_live(plan=plan, parts=parts, opener=opener, stopping=stopping, on_session=on_session)
+    finally:
+        progress.stop()
+
+
+def _print_summary(result: LiveResult) -> None:
+    for path, tally in result.sessions:
+        click.echo(f"{path}")
+        for line in summary(tally):
+            click.echo(f"  {line}")
+    click.echo(f"{result.end.kind}: {result.end.reason}")
+
+
+def _config_of(request: LiveRequest) -> Config:
+    if request.demo:
+        if request.config is not None or request.overlay:
+            raise OperatorError(
+                "the demo has its own configuration",
+                where="--demo",
+                fix="leave --config and --overlay out",
+                exit_code=2,
+            )
+        _demo_speed(request)  # refused before anything is begun
+        return demo_config(request.journal_dir or Path.cwd() / "journal", os.environ)
+    if request.speed is not None:
+        log.warning("the gateway sets the speed: --speed is for --demo", speed=request.speed)
+    path = find_config(request.config, os.environ, Path.cwd())
+    config = load_config(path, request.overlay, os.environ).config
+    if request.journal_dir is not None:
+        config = attrs.evolve(config, journal_dir=request.journal_dir.absolute())
+    return config
+
+
+def _market(
+    config: Config, request: LiveRequest, stack: ExitStack, is_stopping: Callable[[], bool]
+) -> tuple[FeedSource, Any]:
+    from adapters.databento.live import DatabentoSource
+
+    if config.is_demo:
+        return _demo_market(config, request, stack)
+    if config.databento_key is None:
+        raise OperatorError(
+            "no API key", where="DATABENTO_API_KEY", fix="export it (for the local gateway: the key it accepts)"
+        )
+    source = DatabentoSource(
+        key=config.databento_key.reveal(),
+        dataset=_dataset(config),
+        gateway=config.feed.gateway,
+        port=config.feed.port,
+        heartbeat_interval_s=config.feed.heartbeat_interval_s,
+        is_stopping=is_stopping,
+    )
+    return source, lambda session: HistoryLoaded(tables=())
+
+
+def _demo_speed(request: LiveRequest) -> float:
+    from adapters.databento.gateway import parse_speed
+
+    return parse_speed(request.speed or DEMO_SPEED)
+
+
+def _demo_market(config: Config, request: LiveRequest, stack: ExitStack) -> tuple[FeedSource, Any]:
+    from adapters.databento.demo_history import demo_history
+    from adapters.databento.gateway import (
+        HOST,
+        LOCAL_KEY,
+        Gateway,
+        GatewayRequest,
+        GatewayThread,
+        build_source,
+    )
+    from adapters.databento.live import DatabentoSource
+    from adapters.databento.market_simulator import SimulatedMarket
+
+    feed, _ = build_source(GatewayRequest(simulate=True, seed=request.seed))
+    server = stack.enter_context(GatewayThread(Gateway(feed, keys=(LOCAL_KEY,), speed=_demo_speed(request))))
+    market = SimulatedMarket(request.seed)
+
+    def load_history(session: Session) -> HistoryLoaded:
+        return demo_history(market, session.date)
+
+    source = DatabentoSource(
+        key=LOCAL_KEY,
+        dataset=_dataset(config),
+        gateway=HOST,
+        port=server.port,
+        heartbeat_interval_s=config.feed.heartbeat_interval_s,
+    )
+    return source, load_history
+
+
+def _dataset(config: Config) -> str:
+    datasets = sorted({root.dataset for root in config.roots})
+    if len(datasets) != 1:
+        raise OperatorError(
+            f"one dataset per process, not {', '.join(datasets)}",
+            where=str(config.contract_map),
+            fix="run a process per dataset",
+        )
+    return datasets[0]
+
+
+def _webhook_maker(config: Config, stack: ExitStack) -> Any:
+    from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+    from adapters.traderspost.router import WebhookRouter
+
+    if config.webhook_url is not None:
+        url = config.webhook_url.reveal()
+    else:
+        # Paper mode without a URL: our own TradersPost, in the time that the session keeps.
+        clock: Any = "request" if config.clock == "feed" else "system"
+        url = stack.enter_context(LocalTradersPostThread(LocalTradersPost(clock=clock))).url
+    router = WebhookRouter(url, is_live=config.mode == "live")
+    log.info("orders go to", webhook=repr(router))
+    return lambda: WebhookRouter(url, is_live=config.mode == "live")
