@@ -82,6 +82,7 @@ class InProcessSystem:
         )
         for name, mailbox in self._mailboxes.items():
             self._sequencer.subscribe(name, mailbox.append)
+        self.end_ns = opened.session.end_ns
         self._ids = {c.raw_symbol: 1 + i for i, c in enumerate(opened.contracts) if c.raw_symbol is not None}
         self.publish(opened, history, carried, source="session", ts=opened.session.start_ns)
         for contract in opened.contracts:
@@ -110,6 +111,10 @@ class InProcessSystem:
         record["instrument_id"], record["price"], record["size"] = self._ids[contract], price, size
         record["ts_event"] = record["ts_recv"] = ts
         self.trades(record)
+
+    def instrument_id(self, contract: str) -> int:
+        """The id under which records of `contract` are taken."""
+        return self._ids[contract]
 
     def trades(self, records: TradeArray) -> None:
         """One batch as it is; the caller keeps to the minute boundaries."""

@@ -105,6 +105,22 @@ def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None
     sys.exit(replay_command(file, as_json=as_json, until=until, models_dir=models_dir))
 
 
+# ---------------------------------------------------------------- training
+
+
+@cli.command()
+@click.option("--demo", is_flag=True, help="On the simulated market, for the roots of the demo.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the market and of the forests.")
+@click.option("--sessions", type=click.IntRange(10), default=120, show_default=True, help="Before the demo's.")
+@click.option("--models-dir", type=click.Path(path_type=Path), help="Where the bundles go. Default: models/bundles.")
+@click.option("--jobs", type=int, default=-1, show_default=True, help="Processes; -1: one per core.")
+def train(**options: Any) -> None:
+    """Train the veto's models and report them on sessions that they have not seen."""
+    from actors.wiring.training import TrainRequest, train_command
+
+    train_command(TrainRequest(**options))
+
+
 # ---------------------------------------------------------------- servers
 
 
