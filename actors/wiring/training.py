@@ -1,4 +1,4 @@
-"""`train --demo`: sessions of the simulated market through the live machines, and a bundle per root from their record."""
+"""`train --demo`: sessions of the simulated market through the live machines, a bundle per root from their record."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def _rows(market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[Tra
     parallel: Any = Parallel(n_jobs=jobs, return_as="generator")
     work = parallel(delayed(_session_rows)(market.seed, date, tuple(roots)) for date in dates)
     rows: list[Row] = []
-    with click.progressbar(work, length=len(dates), label="sessions", file=click.get_text_stream("stderr")) as done:
+    stderr = click.get_text_stream("stderr")
+    with click.progressbar(work, length=len(dates), label="sessions", file=stderr) as done:
         for found in done:
             rows += found
     return rows
@@ -155,7 +156,9 @@ def _session_rows(seed: int, date: dt.date, roots: Sequence[TradedRoot]) -> list
         },
     )
     ids = {front.instrument_id: system.instrument_id(front.raw_symbol) for front in contracts.values()}
-    for batch in _batches(market.session_trades(date), ids):
+    trades = market.session_trades(date)
+    # The simulated market knows no early close: what comes after it is not of this session.
+    for batch in _batches(trades[trades["ts_recv"] < system.end_ns], ids):
         system.advance(Nanos(int(batch["ts_recv"][0])), until_before=True)
         system.trades(batch)
     system.advance(system.end_ns)
