@@ -438,12 +438,26 @@ def summary(tally: Tally) -> list[str]:
         f"P&L        {_money(tally.realised_pnl)} net, assumed fills, {tally.closed_trades} closed trades",
         f"restarts   {_listed(tally.restarts)}",
     ]
+    lines[4:4] = [f"vetoed     {line}" for line in _vetoed(tally)]
     if not tally.positions:
         lines.append("positions  none")
     for root in sorted(tally.positions):
         position = tally.positions[root]
         lines.append(f"position   {position.quantity:+d} {position.contract} from {price_to_decimal(position.price)}")
     return lines
+
+
+def _vetoed(tally: Tally) -> Iterator[str]:
+    """The last entries that the veto alone kept away, with the inputs that spoke most against each."""
+    models = {} if tally.opened is None else {record.root: record for record in tally.opened.models}
+    for scored in tally.vetoed:
+        rows = zip(scored.contributions, models[scored.root].features, scored.values, strict=True)
+        against = sorted(row for row in rows if row[0] < 0)[:2]
+        reasons = ", ".join(f"{name} {value:.4g} ({contribution:+.3f})" for contribution, name, value in against)
+        yield (
+            f"{scored.root} {iso_utc(scored.ts)}: {scored.probability:.3f} of {scored.threshold:.3f} needed"
+            f"{f', most against it: {reasons}' if reasons else ''}"
+        )
 
 
 def _listed(counts: Any) -> str:

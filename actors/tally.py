@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from decimal import Decimal
 
 from domain.envelope import Envelope
@@ -17,6 +17,7 @@ from domain.events import (
     SliceClosed,
     StateCarried,
     TradesReceived,
+    VetoScored,
 )
 from domain.positions import Position
 from domain.units import Nanos
@@ -32,6 +33,9 @@ class Tally:
         self.decisions = 0
         self.refusals: Counter[str] = Counter()
         """Entries that were not sent, by the reason: the first refusing gate, or `risk:` and the rule."""
+        self.vetoed: deque[VetoScored] = deque(maxlen=3)
+        """The last scores that alone kept an entry away."""
+        self._scores: dict[str, VetoScored] = {}
         self.entries = 0
         self.exits: Counter[str] = Counter()
         self.outcomes: Counter[str] = Counter()
@@ -58,10 +62,14 @@ class Tally:
                 self.feed_ns = ts
             case SliceClosed(minutes=minutes, hours=hours, days=days):
                 self.bars.update({"1m": len(minutes), "1h": len(hours), "1d": len(days)})
-            case SignalEvaluated(verdict=verdict, reason=reason):
+            case VetoScored() as scored:
+                self._scores[scored.root] = scored
+            case SignalEvaluated(root=root, verdict=verdict, reason=reason):
                 self.decisions += 1
                 if verdict == "refuse":
                     self.refusals[reason] += 1
+                if reason == "vetoed":
+                    self.vetoed.append(self._scores[root])
             case OrderRequested(intent=intent, reason=reason):
                 if intent == "entry":
                     self.entries += 1

@@ -130,8 +130,9 @@ def _sessions_before(end: dt.date, count: int, roots: Sequence[TradedRoot]) -> l
 def _rows(market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[TradedRoot], jobs: int) -> list[Row]:
     from joblib import Parallel, delayed
 
-    parallel: Any = Parallel(n_jobs=jobs, return_as="generator")
-    work = parallel(delayed(_session_rows)(market.seed, date, tuple(roots)) for date in dates)
+    session_rows: Any = delayed(_session_rows)
+    parallel = Parallel(n_jobs=jobs, return_as="generator")
+    work = parallel(session_rows(market.seed, date, tuple(roots)) for date in dates)
     rows: list[Row] = []
     stderr = click.get_text_stream("stderr")
     with click.progressbar(work, length=len(dates), label="sessions", file=stderr) as done:
