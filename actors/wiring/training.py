@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import sys
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -130,12 +131,11 @@ def _sessions_before(end: dt.date, count: int, roots: Sequence[TradedRoot]) -> l
 def _rows(market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[TradedRoot], jobs: int) -> list[Row]:
     from joblib import Parallel, delayed
 
-    session_rows: Any = delayed(_session_rows)
-    parallel = Parallel(n_jobs=jobs, return_as="generator")
-    work = parallel(session_rows(market.seed, date, tuple(roots)) for date in dates)
+    work = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_session_rows)(market.seed, date, tuple(roots)) for date in dates
+    )
     rows: list[Row] = []
-    stderr = click.get_text_stream("stderr")
-    with click.progressbar(work, length=len(dates), label="sessions", file=stderr) as done:
+    with click.progressbar(work, length=len(dates), label="sessions", file=sys.stderr) as done:
         for found in done:
             rows += found
     return rows
