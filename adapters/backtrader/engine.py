@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from itertools import groupby
 from types import MappingProxyType
 from typing import Any
 
@@ -24,7 +23,7 @@ from adapters.backtrader.feeds import TIMEFRAMES, SliceFeed, feed_name
 from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan, plans_of
 from adapters.backtrader.stepper import StepCerebro
-from domain.bars import Bar, BarTable, Timeframe
+from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import (
     Event,
     OrderRequested,
@@ -286,22 +285,23 @@ class CerebroEngine:
         return feed
 
     def warm_up(self, tables: Sequence[BarTable], plans: Sequence[RootPlan]) -> Nanos:
-        """Step completed bars through the engine without decisions; returns the last stamp (0 without bars)."""
+        """Fill the strategy's windows with completed bars; returns the last stamp (0 without bars).
+
+        Not through Cerebro: its lines hold one bar (exactbars=1), and thousands of turns would change nothing else.
+        """
         active = {plan.root: plan.contract for plan in plans}
-        rows: list[tuple[Nanos, SliceFeed, Bar]] = []
+        last: dict[str, int] = {}
         for table in tables:
-            feed = self._feeds.by_root.get((table.root, table.timeframe))
-            if feed is not None:
-                rows += [(bar.ts_end, feed, bar) for bar in table.bars()]
-        rows.sort(key=lambda row: row[0])
-        self._strategy.phase = "warm_up"
-        for ts, group in groupby(rows, key=lambda row: row[0]):
-            bars = [(feed, bar) for _, feed, bar in group]
-            self._cerebro.step(ts, bars)
-            for _, bar in bars:
+            if table.root not in active or not len(table):
+                continue
+            rows = table.data[:, [BAR_COLUMNS.index(name) for name in ("ts_end", "high", "low", "close")]]
+            end, close = int(rows[-1, 0]), int(rows[-1, 3])
+            if end >= last.get(table.root, 0):
                 # The tables are shifted to the active contract's level, whichever contract a row names.
-                self._last_close[active[bar.root]] = bar.close
-        return rows[-1][0] if rows else Nanos(0)
+                last[table.root], self._last_close[active[table.root]] = end, Price(close)
+            if table.timeframe == self._settings.decision_timeframe:
+                self._strategy.warm_up(table.root, rows[:, 1].tolist(), rows[:, 2].tolist())
+        return Nanos(max(last.values(), default=0))
 
     def anchor(self, ts: Nanos, plans: Sequence[RootPlan], carried: StateCarried | None) -> None:
         """Give every minute feed one bar of the last known price: Backtrader cannot order on an empty feed.
@@ -311,7 +311,7 @@ class CerebroEngine:
         known = dict(self._last_close)
         for position in carried.positions if carried else ():
             known.setdefault(position.contract, position.price)
-        self._strategy.phase = "anchor"
+        self._strategy.is_armed = False
         bars = []
         for plan in plans:
             for contract in (plan.contract, *plan.held_contracts):
@@ -324,7 +324,7 @@ class CerebroEngine:
         if carried is not None:
             with self._cerebro.pinned():
                 self._restore(carried)
-        self._strategy.phase = "armed"
+        self._strategy.is_armed = True
 
     def _restore(self, carried: StateCarried) -> None:
         memories = {memory.root: memory for memory in carried.memories}

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import backtrader as bt
 
@@ -65,8 +65,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     and sessions end at 17:00 New York on every weekday (early closes are the calendar's: give `deadline_of`).
 
     Without a listener what is evaluated is kept in `signals`. Its feeds must be this
-    package's. `phase` is "armed" unless the engine warms it up: "warm_up" fills the
-    windows without decisions, "anchor" ignores the bars.
+    package's.
     """
 
     params = (
@@ -87,7 +86,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         self.settings: StrategySettings = self.p.settings or StrategySettings()
         self.deadline_of: Deadline = self.p.deadline_of or self._weekday_deadline
         self.signals: list[SignalEvaluated | VetoScored] = []
-        self.phase: Literal["armed", "warm_up", "anchor"] = "armed"
+        self.is_armed = True
+        """False while the engine gives feeds a bar that no decision may see."""
         self.is_late = False
         """Set by the engine for a slice from a replay; a plain backtest has none."""
         self._listener: Callable[[SignalEvaluated | VetoScored], None] = self.p.listener or self.signals.append
@@ -141,7 +141,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             for feed in state.readers:
                 if feed.poll():
                     fresh = feed
-        if self.phase == "anchor":
+        if not self.is_armed:
             return
         inputs = [(root, feed, take) for root, feed, take in self._inputs if feed.poll()]
         if fresh is None and inputs:
@@ -152,8 +152,6 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             take(bar_of_lines(root, feed.data.lines, self._now))
         for state in self._states:
             bar = self._take_bar(state) if state.decisions.is_fresh else None
-            if self.phase == "warm_up":
-                continue
             if state.holding is not None:
                 self._look_for_exit(state, state.holding, bar)
             if bar is not None:
@@ -390,7 +388,14 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             )
         )
 
-    # -------------------------------------------------------- carried state
+    # ------------------------------------------------- history, carried state
+
+    def warm_up(self, root: str, highs: list[Price], lows: list[Price]) -> None:
+        """Completed decision bars before the first one that decides, oldest first."""
+        state = self._roots[root]
+        state.highs.extend(highs)
+        state.lows.extend(lows)
+        state.completed += len(highs)
 
     def restore_position(self, position: Position, order_ref: int | None) -> None:
         """Hold a carried position; `order_ref` is its entry's while that is still open (UNKNOWN)."""
