@@ -79,6 +79,15 @@ VIEWS: dict[str, str] = {
                json_extract(payload, '$.verdict') AS verdict, json_extract(payload, '$.reason') AS reason
         FROM events WHERE type = 'SignalEvaluated'
     """,
+    "vetoes": """
+        SELECT seq, json_extract(payload, '$.ts') AS ts_ns, root, json_extract(payload, '$.digest') AS digest,
+               json_extract(payload, '$.probability') AS probability,
+               json_extract(payload, '$.threshold') AS threshold,
+               json_extract(payload, '$.is_passed') AS is_passed, json_extract(payload, '$.bias') AS bias,
+               json_extract(payload, '$.values') AS input_values,
+               json_extract(payload, '$.contributions') AS contributions
+        FROM events WHERE type = 'VetoScored'
+    """,
     "orders": """
         SELECT seq, type, root, json_extract(payload, '$.signal_id') AS signal_id,
                json_extract(payload, '$.attempt') AS attempt, payload
