@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import attrs
@@ -94,10 +95,7 @@ def find_models(
             continue
         places = (journal_dir / KEPT / record.digest, BUNDLES) if models_dir is None else (models_dir,)
         for place in places:
-            try:
+            with suppress(BundleRefused):
                 found[record.root] = load_model_bundle(record.root, place)
-            except BundleRefused as error:
-                log.debug("not this bundle", root=record.root, reason=str(error))
-            else:
                 break
     return found

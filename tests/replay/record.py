@@ -16,17 +16,18 @@ from golden import fold  # noqa: E402
 from market import REJECTED, gateway, live, only_journal, traderspost, write_config  # noqa: E402
 from programs import run  # noqa: E402
 
+from adapters.log import configure_logging  # noqa: E402
 from models import BundleDescription, write_bundle  # noqa: E402
 
 SESSIONS = HERE / "sessions"
-FEATURES = ("ibs_pct", "price_usd", "es_hourly_return", "6a_hourly_return")
+FEATURES = ("ibs_pct", "price_usd", "es_hourly_return", "6c_hourly_return")
 """Inputs that a session without history can compute after two hours."""
 ROOTS = ("ES", "CL", "GC")
 
 
 def record_demo(directory: Path) -> None:
     """The demo up to its first vetoed and its first filled entry."""
-    ended = run("live", "--demo", "--speed", "max", "--until", "2024-04-30T23:30:00Z", cwd=directory)
+    ended = run("live", "--demo", "--speed", "max", "--until", "2024-04-30T23:05:00Z", cwd=directory)
     assert ended.code == 0, ended.err
     keep(only_journal(directory), "demo")
 
@@ -35,9 +36,9 @@ def record_crashed(directory: Path) -> None:
     """A thin market for a whole session, with crashes, a rejected product and a stop in the middle."""
     for root in ROOTS:
         small_bundle(root, directory / "bundles")
-    crashes = ("bars@900", "strategy@1500:handled", "execution@1900:published", "feed@2300", "strategy@1100:catch_up")
+    crashes = ("bars@300", "strategy@500:handled", "execution@600:published", "feed@700", "strategy@400:catch_up")
     with (
-        gateway("--simulate", "--speed", "max", "--trades", "3000") as port,
+        gateway("--simulate", "--speed", "max", "--trades", "7000") as port,
         traderspost("--clock", "request", "--unavailable", REJECTED) as address,
     ):
         config = write_config(
@@ -102,6 +103,7 @@ def keep(journal: Path, name: str) -> None:
 if __name__ == "__main__":
     import tempfile
 
+    configure_logging("error", stream=sys.stderr)
     for record in (record_demo, record_crashed):
         with tempfile.TemporaryDirectory() as directory:
             record(Path(directory))
