@@ -192,22 +192,17 @@ def why(envelopes: Iterable[Envelope], root: str, ts: Nanos, *, nearest_flip: Ne
 def _veto(segment: list[Envelope], chosen: Envelope, nearest_flip: NearestFlip) -> Iterator[str]:
     """The score behind the veto's gate: what each input did to it, the largest first, and the nearest flip."""
     signal = _signal(chosen)
-    scored = next(
-        (
-            e.payload
-            for e in segment
-            if isinstance(e.payload, VetoScored) and e.cause == chosen.cause and e.payload.root == signal.root
-        ),
-        None,
-    )
+    answers = [e for e in segment if e.cause == chosen.cause and e.root == signal.root]
+    found = next((e for e in answers if isinstance(e.payload, VetoScored)), None)
     opened = segment[0].payload
-    if scored is None or not isinstance(opened, SessionOpened):
+    if found is None or not isinstance(found.payload, VetoScored) or not isinstance(opened, SessionOpened):
         return
+    scored = found.payload
     record = next(record for record in opened.models if record.root == signal.root)
     verdict = "passed" if scored.is_passed else "vetoed"
     yield (
         f"  veto: probability {scored.probability:.6f} of {scored.threshold:.6f} needed: {verdict} "
-        f"(model {scored.digest[:12]})"
+        f"(seq {found.seq}, model {scored.digest[:12]})"
     )
     yield f"    {'without any input':<34} {'':>14}   {scored.bias:+.6f}"
     rows = zip(record.features, scored.values, scored.contributions, strict=True)

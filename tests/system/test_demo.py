@@ -21,6 +21,7 @@ from market import WEBHOOK_PATH, ledger, traderspost
 from programs import Ended, events, run, script, snapshot, without_key
 
 from actors.report import BAR_HEADER
+from models import load_model_bundle
 
 pytestmark = pytest.mark.system
 
@@ -28,6 +29,7 @@ COMMANDS = (
     "",
     "live",
     "replay",
+    "train",
     "gateway",
     "traderspost",
     "journal",
@@ -116,9 +118,13 @@ def test_the_summary_says_what_the_session_came_to(demo: Demo, decided: list[Any
         e["payload"]["reason"] for e in events(demo.journal, "OrderRequested") if e["payload"]["intent"] == "exit"
     )
     assert re.fullmatch(r"[\d,]+ minutes, [\d,]+ hours, [\d,]+ sessions", shown["bars"])
-    assert shown["decisions"] == f"{len(decided)} (veto off)"
+    assert shown["decisions"] == f"{len(decided)} (veto on)"
+    assert refused["vetoed"] >= 3
     for reason, count in refused.items():
         assert f"{reason} {count}" in shown["refusals"]
+    last = [line for line in decided if line["reason"] == "vetoed"][-3:]
+    vetoed = [line.split() for line in demo.ended.out.splitlines() if line.startswith("  vetoed ")]
+    assert [line[1:3] for line in vetoed] == [[line["root"], f"{iso(line['ts_ns'])}:"] for line in last]
     assert f"risk:max_positions {sum(line['state'] == 'refused' for line in orders)}" in shown["refusals"]
     entries = sum(line["intent"] == "entry" for line in orders)
     assert shown["orders"].startswith(f"{entries} entries, {len(orders) - entries} exits")
@@ -130,10 +136,44 @@ def test_the_summary_says_what_the_session_came_to(demo: Demo, decided: list[Any
     assert (shown["restarts"], shown["positions"]) == ("none", "none")
 
 
-def test_the_journal_says_that_the_veto_is_off(demo: Demo) -> None:
+def test_the_journal_names_the_models_and_they_are_kept_beside_it(demo: Demo) -> None:
     (opened,) = events(demo.journal, "SessionOpened")
-    assert opened["payload"]["strategy"]["veto"] is False
+    assert opened["payload"]["strategy"]["veto"] is True
     assert (opened["payload"]["mode"], opened["payload"]["is_demo"]) == ("paper", True)
+    models = opened["payload"]["models"]
+    assert [model["root"] for model in models] == [root["root"] for root in opened["payload"]["roots"] if root["pair"]]
+    for model in models:
+        bundle = load_model_bundle(model["root"], demo.journal.parent / "models" / model["digest"])
+        assert (bundle.digest, list(bundle.features)) == (model["digest"], model["features"])
+        assert bundle.digest == load_model_bundle(model["root"]).digest
+
+
+def test_every_decision_is_scored_and_the_veto_decides_the_entries(demo: Demo, decided: list[dict[str, Any]]) -> None:
+    scored = {(e["payload"]["ts"], e["root"]): e for e in events(demo.journal, "VetoScored")}
+    assert list(scored) == [(line["ts_ns"], line["root"]) for line in decided]
+    for line in decided:
+        score = scored[line["ts_ns"], line["root"]]
+        said = score["payload"]
+        assert score["seq"] == line["seq"] - 1
+        assert (said["probability"], said["threshold"]) == (line["probability"], line["threshold"])
+        assert abs(said["bias"] + sum(said["contributions"]) - said["probability"]) <= 1e-12
+        assert said["is_passed"] == (said["probability"] >= said["threshold"])
+        gates = {gate["name"]: gate["is_passed"] for gate in line["gates"]}
+        assert gates["veto"] == said["is_passed"]
+        if line["verdict"] == "enter":
+            assert all(gates.values())
+        if line["reason"] == "vetoed":
+            assert [name for name, is_passed in gates.items() if not is_passed] == ["veto"]
+    assert {said["payload"]["is_passed"] for said in scored.values()} == {True, False}
+
+
+def test_entries_of_one_slice_go_by_how_far_they_pass(demo: Demo) -> None:
+    slices: dict[int, list[float]] = {}
+    for e in events(demo.journal, "OrderRequested"):
+        if e["payload"]["intent"] == "entry":
+            slices.setdefault(e["cause"], []).append(e["payload"]["probability"] - e["payload"]["threshold"])
+    assert max(map(len, slices.values())) >= 3
+    assert all(margins == sorted(margins, reverse=True) for margins in slices.values())
 
 
 def test_without_a_terminal_progress_and_log_are_plain_lines(demo: Demo) -> None:
@@ -168,6 +208,7 @@ def test_replay_is_identical_and_reports_every_key(demo: Demo, decided: list[Any
         "orders",
         "identical",
         "divergence",
+        "models",
         "code",
         "environment",
         "recorded_version",
@@ -178,6 +219,8 @@ def test_replay_is_identical_and_reports_every_key(demo: Demo, decided: list[Any
     assert (report["decisions"], report["orders"]) == (len(decided), len(orders))
     assert report["inputs"] + report["compared"] == report["events"]
     assert report["compared"] > 1_000
+    assert len(report["models"]) == 12
+    assert all(model["used"] == model["recorded"] for model in report["models"])
     assert digest(demo.journal) == before
     assert sorted(path.name for path in demo.journal.parent.iterdir()) == files
 
@@ -347,6 +390,24 @@ def test_why_a_bar_was_refused_by_a_gate(demo: Demo, decided: list[dict[str, Any
     assert "verdict: refuse (outside_pivot_range)" in ended.out
     assert re.search(r"pivot .* REFUSED: outside_pivot_range", ended.out)
     assert "OrderRequested" not in ended.out
+
+
+def test_why_a_bar_was_vetoed_names_every_input_and_the_nearest_flip(demo: Demo, decided: list[dict[str, Any]]) -> None:
+    flips = set()
+    for line in [line for line in decided if line["reason"] == "vetoed"][:6]:
+        ended = run("why", demo.journal, line["root"], iso(line["ts_ns"]))
+        assert "verdict: refuse (vetoed)" in ended.out
+        assert f"probability {line['probability']:.6f} of {line['threshold']:.6f} needed: vetoed" in ended.out
+        shown = re.findall(r"^    (\w+) +([-\d.e+]+)   ([-+]\d\.\d{6})", ended.out, re.MULTILINE)
+        assert {name for name, _, _ in shown} == set(load_model_bundle(line["root"]).features)
+        sizes = [abs(float(contribution)) for _, _, contribution in shown]
+        assert sizes == sorted(sizes, reverse=True)
+        flips.add("no single input" in ended.out)
+        if found := re.search(r"nearest flip: (\w+) (above|below) .* would give ([\d.]+)", ended.out):
+            assert float(found[3]) >= line["threshold"] - 1e-6
+        else:
+            assert "nearest flip: no single input could have turned it round" in ended.out
+    assert False in flips, "none of the first six could have been turned round by one input"
 
 
 def test_why_a_bar_was_refused_by_risk(demo: Demo) -> None:
