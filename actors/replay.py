@@ -14,7 +14,7 @@ import attrs
 
 from actors.guards import OutsideWorldError, outside_world_forbidden
 from actors.machines import SUBSCRIBERS, MachineParts, MachineSet
-from domain.envelope import Envelope
+from domain.envelope import Envelope, event_time
 from domain.events import EVENT_VERSIONS, Event, SessionOpened
 from domain.ports import Codec
 
@@ -30,7 +30,7 @@ class Divergence:
     source: str
     cause: int | None
     kind: str
-    """`differs`, `not decided again`, `not on record`, or what of the outside world was touched."""
+    """`differs`, `not decided again`, `out of order`, `not on record`, or why the event could not be handled."""
     type: str
     recorded: Any
     """The payload on record, as JSON values; None when there is none."""
@@ -58,16 +58,22 @@ class _Expected:
 
     def __init__(self) -> None:
         self._events: dict[tuple[str, int, int], Event] = {}
-        self._last_cause: dict[str, int] = {}
+        self._last: dict[str, tuple[int, int]] = {}
+        """(cause, idx) of each machine's last decision on record."""
 
     def add(self, source: str, cause: int, outputs: tuple[Event, ...]) -> None:
         for idx, event in enumerate(outputs):
             self._events[source, cause, idx] = event
 
     def take(self, envelope: Envelope) -> Event | None:
-        cause = envelope.cause or 0
-        self._last_cause[envelope.source] = cause
-        return self._events.pop((envelope.source, cause, envelope.idx), None)
+        return self._events.pop((envelope.source, envelope.cause or 0, envelope.idx), None)
+
+    def is_in_order(self, envelope: Envelope) -> bool:
+        """A machine answers cause after cause: its decisions stand on record by (cause, idx), whatever lies between."""
+        place = (envelope.cause or 0, envelope.idx)
+        before = self._last.get(envelope.source, (0, 0))
+        self._last[envelope.source] = place
+        return place >= before
 
     def missing(self, *, is_finished: bool) -> tuple[str, int, Event] | None:
         """The earliest decision that the record should hold and does not.
@@ -75,7 +81,7 @@ class _Expected:
         A file that was cut off may end before the last decisions of each machine.
         """
         for (source, cause, _), event in sorted(self._events.items(), key=lambda item: item[0][1:]):
-            if is_finished or cause <= self._last_cause.get(source, 0):
+            if is_finished or cause <= self._last.get(source, (0, 0))[0]:
                 return source, cause, event
         return None
 
@@ -116,13 +122,18 @@ class _Replayer:
         """Compare a decision, or take an input; then let the machines answer it."""
         self._count(envelope)
         if envelope.source in _MACHINES:
+            is_in_order = self._expected.is_in_order(envelope)
             divergence = _compare(envelope, self._expected.take(envelope), self._codec)
             if divergence is not None:
                 return divergence
+            if not is_in_order:
+                return _not_handled(envelope, "out of order")
         try:
             answers = self._machines.handle(envelope)
         except OutsideWorldError as error:
-            return _touched(envelope, error)
+            return _not_handled(envelope, f"its handling touched the outside world: {error}")
+        except Exception as error:  # noqa: BLE001 - what was altered may do anything to a machine
+            return _not_handled(envelope, f"its handling failed: {type(error).__name__}: {error}")
         for source, outputs in answers:
             self._expected.add(source, envelope.seq, outputs)
         return None
@@ -162,19 +173,34 @@ def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergenc
         return _diverged(envelope, "not decided again", None)
     if type(again).__name__ == envelope.type:
         if envelope.version == EVENT_VERSIONS[envelope.type]:
-            if codec.encode(again) == envelope.raw:
-                return None
-        elif again == envelope.payload:
-            return None  # written by an older version: equal once upcast
+            is_same = codec.encode(again) == envelope.raw
+        else:
+            is_same = again == envelope.payload  # written by an older version: equal once upcast
+        if is_same:
+            return _compare_columns(envelope, again)
     return _diverged(envelope, "differs", codec.encode(again))
 
 
-def _touched(envelope: Envelope, error: OutsideWorldError) -> Divergence:
+def _compare_columns(envelope: Envelope, again: Event) -> Divergence | None:
+    """What the journal repeats of a payload in columns of their own, for its tables and views."""
+    recorded = {"root": envelope.root, "ts_event": envelope.ts_event}
+    replayed = {"root": getattr(again, "root", None), "ts_event": event_time(again)}
+    if recorded == replayed:
+        return None
+    return attrs.evolve(
+        _not_handled(envelope, "differs in its columns"),
+        recorded=recorded,
+        replayed=replayed,
+        fields=tuple(name for name in recorded if recorded[name] != replayed[name]),
+    )
+
+
+def _not_handled(envelope: Envelope, kind: str) -> Divergence:
     return Divergence(
         seq=envelope.seq,
         source=envelope.source,
         cause=envelope.cause,
-        kind=f"its handling touched the outside world: {error}",
+        kind=kind,
         type=envelope.type,
         recorded=None,
         replayed=None,

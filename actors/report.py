@@ -344,7 +344,10 @@ def replay_report(
     divergence = None
     if last.result.divergence is not None:
         divergence = {"file": last.name, **attrs.asdict(last.result.divergence)}
-    recorded = {} if opened is None else dict(opened.libraries)
+    opens = [segment.result.opened for segment in replayed if segment.result.opened is not None]
+    # Of several segments the one that was recorded with other libraries, if there is one.
+    same = running.libraries if opens else {}
+    recorded = next((one.libraries for one in opens if dict(one.libraries) != dict(running.libraries)), same)
     return {
         "session": None if opened is None else opened.session.date.isoformat(),
         **totals,
@@ -355,7 +358,7 @@ def replay_report(
             for segment in replayed
             for root, recorded_digest, used in _models_of(segment)
         ],
-        "code": "same" if opened is not None and opened.code_digest == running.code_digest else "different",
+        "code": "same" if all(one.code_digest == running.code_digest for one in opens) else "different",
         "environment": {
             name: {"recorded": recorded.get(name), "running": version} for name, version in running.libraries.items()
         },

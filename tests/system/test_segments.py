@@ -1,0 +1,135 @@
+"""A session stopped in its middle gets a new segment exactly when another program or other settings go on with it.
+
+What a new segment takes over from the fold of the one before is in test_sessions.py.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forgery import changed_program
+from market import CHECKOUT, environment, gateway, write_config
+from programs import Ended, run
+
+pytestmark = pytest.mark.system
+
+STRATEGY = "{veto: false, decision_timeframe: 1m, warmup_bars: 0, pivot_gate: false, no_entry_before_auto_close_s: 0}"
+ONE = ["2024-05-01.db"]
+TWO = ["2024-05-01.db", "2024-05-01.2.db"]
+THREE = [*TWO, "2024-05-01.3.db"]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a paper session that was stopped in order after twenty minutes; its gateway goes on."""
+    directory = tmp_path_factory.mktemp("stopped")
+    with gateway("--simulate", "--speed", "max", "--trades", "60000") as port:
+        write_config(directory, port=port, roots=("ES", "GC"), strategy=STRATEGY)
+        ended = start(directory, until="2024-04-30T22:20Z")
+        assert ended.logged("session opened")
+        assert "orders     0 entries" not in ended.out, "nothing was decided: the tests show too little"
+        yield directory
+
+
+@pytest.fixture
+def mine(stopped: Path, tmp_path: Path) -> Path:
+    """A copy of that directory, to go on in."""
+    return shutil.copytree(stopped, tmp_path / "mine")
+
+
+def start(directory: Path, *arguments: str | Path, until: str, program: Path = CHECKOUT) -> Ended:
+    """`live` in a directory, by the program in a checkout, until a moment."""
+    environ = environment(PYTHONPATH=str(program))
+    ended = run("live", "--until", until, *arguments, cwd=directory, environ=environ)
+    assert ended.code == 0, ended
+    return ended
+
+
+def segments(directory: Path) -> list[str]:
+    """The names of a directory's session files, in order."""
+    return [path.name for path in sorted((directory / "journal").glob("*.db"), key=lambda path: len(path.name))]
+
+
+def assert_replays(directory: Path, segment: str, program: Path) -> None:
+    """This segment, on its own, is what this program decides."""
+    alone = directory / f"alone-{segment}"
+    alone.mkdir(exist_ok=True)
+    for path in (directory / "journal").glob(f"{segment}*"):  # the WAL is a part of it
+        shutil.copy(path, alone)
+    ended = run("replay", alone / segment, "--json", cwd=alone, environ=environment(PYTHONPATH=str(program)))
+    (told,) = ended.lines()
+    assert (ended.code, told["code"]) == (0, "same"), told
+    assert told["decisions"] > 0
+
+
+def commented(directory: Path, file: str) -> Path:
+    """The same program but for one comment."""
+    line = "from __future__ import annotations\n"
+    return changed_program(directory, file, (line, f"{line}# As before.\n"))
+
+
+# ---------------------------------------------------------------- the code
+
+
+def test_the_same_program_goes_on_in_the_same_file_from_wherever_it_is_run(mine: Path, tmp_path: Path) -> None:
+    assert start(mine, until="2024-04-30T22:30Z").logged("continuing the unfinished session")
+    elsewhere = commented(tmp_path / "program", "actors/report.py")  # nothing that decides
+    assert start(mine, until="2024-04-30T22:40Z", program=elsewhere).logged("continuing the unfinished session")
+    assert segments(mine) == ONE
+    assert_replays(mine, ONE[0], CHECKOUT)
+    assert_replays(mine, ONE[0], elsewhere)
+
+
+@pytest.mark.parametrize("file", ["domain/gates.py", "adapters/backtrader/stepper.py"])
+def test_every_change_of_the_decision_code_opens_a_segment(file: str, mine: Path, tmp_path: Path) -> None:
+    """A comment is enough: nobody judges whether a change matters. Nor is a program that was here before known."""
+    other = commented(tmp_path / "program", file)
+    assert start(mine, until="2024-04-30T22:30Z", program=other).logged(
+        "program, settings or models changed: new segment"
+    )
+    assert segments(mine) == TWO
+    assert start(mine, until="2024-04-30T22:40Z", program=other).logged("continuing the unfinished session")
+    assert segments(mine) == TWO
+    start(mine, until="2024-04-30T22:50Z")
+    assert segments(mine) == THREE
+    for segment, program in zip(THREE, (CHECKOUT, other, CHECKOUT), strict=True):
+        assert_replays(mine, segment, program)
+
+
+# ---------------------------------------------------------------- the settings
+
+SAME_VALUES = (
+    "strategy: {stop_pct: 1.00, target_pct: 1, entry_ibs_low: 0, exit_ibs_high: 1, "
+    'auto_close: "16:00", entry_windows: ["00:00-15:00", "17:00-24:00"]}\n'
+    "risk: {max_positions: 4}\n"
+    "symbols: [GC, ES]\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "arguments", "expected"),
+    [
+        (SAME_VALUES, (), ONE),
+        ("feed: {heartbeat_interval_s: 6}\n", (), ONE),
+        ("risk: {max_positions: 3}\n", (), TWO),
+        ("strategy: {stop_pct: 1.01}\n", (), TWO),
+        ("{}\n", ("--seed", "2"), TWO),
+    ],
+    ids=["the same values", "another heartbeat", "another limit", "another stop", "another seed"],
+)
+def test_only_other_values_open_a_segment(
+    overlay: str, arguments: tuple[str, ...], expected: list[str], mine: Path
+) -> None:
+    (mine / "over.yml").write_text(overlay)
+    start(mine, "--overlay", "over.yml", *arguments, until="2024-04-30T22:30Z")
+    assert segments(mine) == expected
+    for segment in expected:
+        assert_replays(mine, segment, CHECKOUT)
+
+
+# ---------------------------------------------------------------- the models
+#
+# Here belongs: a changed model opens a segment, the same model from another place does not.
