@@ -178,7 +178,8 @@ def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergenc
             is_same = again == envelope.payload  # written by an older version: equal once upcast
         if is_same:
             return _compare_columns(envelope, again)
-    return _diverged(envelope, "differs", codec.encode(again))
+        return _diverged(envelope, "differs", codec.encode(again))
+    return _diverged(envelope, f"differs: {type(again).__name__} was decided instead", codec.encode(again))
 
 
 def _compare_columns(envelope: Envelope, again: Event) -> Divergence | None:
@@ -211,7 +212,7 @@ def _not_handled(envelope: Envelope, kind: str) -> Divergence:
 def _diverged(envelope: Envelope, kind: str, again: str | bytes | None) -> Divergence:
     recorded, replayed = _plain(envelope.raw), None if again is None else _plain(again)
     fields: tuple[str, ...] = ()
-    if isinstance(recorded, dict) and isinstance(replayed, dict):
+    if isinstance(recorded, dict) and isinstance(replayed, dict) and kind == "differs":
         names = [*recorded, *(name for name in replayed if name not in recorded)]
         fields = tuple(name for name in names if recorded.get(name) != replayed.get(name))
     return Divergence(

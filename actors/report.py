@@ -332,9 +332,7 @@ class RunningProgram:
     libraries: Mapping[str, str]
 
 
-def replay_report(
-    replayed: Sequence[SegmentReplay], running: RunningProgram, opened: SessionOpened | None, *, elapsed_s: float
-) -> dict[str, Any]:
+def replay_report(replayed: Sequence[SegmentReplay], running: RunningProgram, *, elapsed_s: float) -> dict[str, Any]:
     """The replay of a session as one JSON object."""
     totals = {
         name: sum(getattr(segment.result, name) for segment in replayed)
@@ -346,6 +344,7 @@ def replay_report(
         divergence = {"file": last.name, **attrs.asdict(last.result.divergence)}
     opens = [segment.result.opened for segment in replayed if segment.result.opened is not None]
     # Of several segments the one that was recorded with other libraries, if there is one.
+    opened = opens[-1] if opens else None
     same = running.libraries if opens else {}
     recorded = next((one.libraries for one in opens if dict(one.libraries) != dict(running.libraries)), same)
     return {
@@ -358,7 +357,7 @@ def replay_report(
             for segment in replayed
             for root, recorded_digest, used in _models_of(segment)
         ],
-        "code": "same" if all(one.code_digest == running.code_digest for one in opens) else "different",
+        "code": "same" if opens and all(one.code_digest == running.code_digest for one in opens) else "different",
         "environment": {
             name: {"recorded": recorded.get(name), "running": version} for name, version in running.libraries.items()
         },
@@ -411,7 +410,7 @@ def replay_words(report: Mapping[str, Any]) -> list[str]:
 
 def _field_lines(found: Mapping[str, Any]) -> Iterator[str]:
     recorded, replayed = found["recorded"], found["replayed"]
-    if isinstance(recorded, dict) and isinstance(replayed, dict):
+    if found["fields"]:
         for name in found["fields"]:
             yield f"{name}: recorded {recorded.get(name)!r}, replayed {replayed.get(name)!r}"
     else:

@@ -67,16 +67,18 @@ def keep(bundles: Iterable[ModelBundle], journal_dir: Path) -> None:
     """Copy bundles beside the journal, each digest once. Raises OperatorError when that cannot be written."""
     for bundle in bundles:
         place = journal_dir / KEPT / bundle.digest / bundle.root
-        if place.exists():
+        with suppress(BundleRefused):
+            load_model_bundle(bundle.root, place.parent)
             continue
         unfinished = place.with_name(f"{bundle.root}.tmp")
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            for damaged in (unfinished, place):
+                shutil.rmtree(damaged, ignore_errors=True)
             shutil.copytree(bundle.directory, unfinished)
             unfinished.rename(place)
         except OSError as error:
             raise OperatorError(
-                f"the model of {bundle.root} cannot be kept here: {error.strerror}",
+                f"the model of {bundle.root} cannot be kept here: {error.strerror or error}",
                 where=str(place),
                 fix="see that journal_dir is writable and has space",
             ) from error

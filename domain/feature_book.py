@@ -35,7 +35,7 @@ from domain.features import (
     unavailable,
 )
 from domain.indicators import average_rank
-from domain.units import HOUR, Nanos, Price
+from domain.units import HOUR, Nanos
 
 CARRY_NS = Nanos(2 * HOUR)
 """How long another root's last close stands for hours without a trade."""
@@ -116,6 +116,8 @@ class FeatureBook:
         for table in tables:
             if table.timeframe == "1m":
                 raise OurError(f"{table.root}: a feature book holds hours and days, not minutes")
+            if not len(table):
+                continue
             window = self._window(table.root, table.timeframe)
             due = self._due(table.root, table.timeframe)
             count = len(table) if not due else _rows_held(table, due)
@@ -124,17 +126,6 @@ class FeatureBook:
                 start, end, *values, _ = row
                 window.append(start, end, values)
                 self._rank(due, window)
-
-    def shift(self, root: str, difference: Price) -> None:
-        """Move the root's history by `difference` (new contract - old contract), as at a roll."""
-        for (held, _), window in self._windows.items():
-            if held == root:
-                window.shift(float(difference))
-
-    def forget(self, root: str) -> None:
-        """Drop the root's bars (a roll without a known difference): its warm-up starts again."""
-        for timeframe in _TIMEFRAMES:
-            self._windows.pop((root, timeframe), None)
 
     def _add(self, bar: Bar, timeframe: Timeframe) -> None:
         window = self._window(bar.root, timeframe)
@@ -198,6 +189,10 @@ class FeatureBook:
         return population
 
     # ---------------------------------------------------------- vectors out
+
+    def has_hours(self, root: str) -> bool:
+        """Whether the root has a completed hour bar, without which there is no vector."""
+        return (root, "1h") in self._windows
 
     def vector(self, root: str, names: Sequence[str], version: str) -> FeatureVector:
         """The features at the root's last completed hour bar, from bars that had ended by then.
@@ -264,7 +259,7 @@ class _Population:
     @property
     def held_ns(self) -> Nanos:
         """The end of the last bar that needs no ranking any more, but for its own percentile."""
-        return max(self.ranked_ns, self._through_ns)
+        return self._through_ns
 
     def start(self, values: Iterable[float], *, seed: str, through_ns: Nanos) -> None:
         self.seed, self._through_ns = seed, through_ns

@@ -115,10 +115,6 @@ class BarWindow:
         self._starts[:count], self._ends[:count] = self._starts[kept].copy(), self._ends[kept].copy()
         self.count = count
 
-    def shift(self, difference: float) -> None:
-        self._prices_and_volume[:4, : self.count] += difference
-        self._memo.clear()
-
     def until(self, ts: int) -> int:
         """How many of the bars held had ended by `ts`."""
         if self.last_end <= ts:

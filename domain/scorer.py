@@ -58,7 +58,7 @@ class Scorer:
                     root, base, values, seed=model.digest, through_ns=Nanos(model.trained_until_ns if values else 0)
                 )
         self._book.restore(carried)
-        self._book.load([table for table in tables if len(table)])
+        self._book.load(tables)
 
     def add_hour(self, bar: Bar) -> None:
         """Take a completed hour bar of a root's active contract."""
@@ -73,8 +73,11 @@ class Scorer:
         model = self._models.get(root)
         if model is None:
             return Judgement(gate=unscored_gate(f"veto_model_{self._refusals.get(root, 'missing')}"))
-        vector = self._book.vector(root, model.features, model.feature_set)
         threshold = self._thresholds[root]
+        if not self._book.has_hours(root):
+            gate = unscored_gate("veto_input_missing", f"{root} 1h: no bars")
+            return Judgement(gate=gate, digest=model.digest, threshold=threshold)
+        vector = self._book.vector(root, model.features, model.feature_set)
         if detail := _why_not_scored(vector, bar_end):
             return Judgement(gate=unscored_gate("veto_input_missing", detail), digest=model.digest, threshold=threshold)
         score = model.score(vector.complete())

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from actors.wiring import DECISION_CODE
+
 CHECKOUT = Path(__file__).resolve().parents[1]
 DECIDING = [
     *sorted((CHECKOUT / "domain").glob("*.py")),
     *sorted((CHECKOUT / "adapters" / "backtrader").glob("*.py")),
     CHECKOUT / "adapters" / "traderspost" / "payload.py",
     *(CHECKOUT / "actors" / f"{name}.py" for name in ("bars", "execution", "machines", "roll_supervisor", "strategy")),
+    *(CHECKOUT / "models" / f"{name}.py" for name in ("bundle", "forest", "manifest")),
 ]
 """Everything that a replay runs between an input and a decision."""
 
@@ -38,6 +41,12 @@ def touches(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.For | ast.comprehension) and isinstance(node.iter, ast.Set | ast.SetComp):
             found.add("iteration over a set")
     return found
+
+
+def test_the_code_digest_covers_exactly_what_decides() -> None:
+    places = [CHECKOUT / name for name in DECISION_CODE]
+    covered = [path for place in places for path in (place.rglob("*.py") if place.is_dir() else [place])]
+    assert sorted(covered) == sorted(DECIDING)
 
 
 @pytest.mark.parametrize("path", DECIDING, ids=lambda path: path.relative_to(CHECKOUT).as_posix())

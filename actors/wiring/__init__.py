@@ -32,7 +32,9 @@ DECISION_CODE = (
     "actors/strategy.py",
     "adapters/backtrader",
     "adapters/traderspost/payload.py",
+    "models/bundle.py",
     "models/forest.py",
+    "models/manifest.py",
 )
 """The files that a decision can depend on: their digest tells whether a file may be continued."""
 LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")

@@ -82,9 +82,8 @@ def replay_command(file: Path, *, as_json: bool, until: int | None, models_dir: 
         replayed.append(SegmentReplay(name=path.name, result=result, models=digests))
         if result.divergence is not None:
             break
-    opened = replayed[-1].result.opened
     running = RunningProgram(version=VERSION, code_digest=code_digest(), libraries=library_versions())
-    report = replay_report(replayed, running, opened, elapsed_s=time.perf_counter() - started_s)
+    report = replay_report(replayed, running, elapsed_s=time.perf_counter() - started_s)
     click.echo(json.dumps(report) if as_json else "\n".join(replay_words(report)))
     return 0 if report["identical"] else 1
 

@@ -10,6 +10,7 @@ import pytest
 from actors.machines import MachineParts
 from domain.bars import BarTable
 from domain.events import Event, OrderRequested, RootMemory, SessionOpened, SignalEvaluated, SliceClosed, StateCarried
+from domain.feature_book import CarriedPercentile
 from domain.units import HOUR, SECOND, Nanos
 from tests.builders import request_of
 
@@ -63,6 +64,14 @@ class StandInEngine:
     def memories(self) -> tuple[RootMemory, ...]:
         return tuple(
             RootMemory(root=root, bars_held=count, cooldown_left=0, last_exit_reason="")
+            for root, count in sorted(self.seen.items())
+        )
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        return tuple(
+            CarriedPercentile(
+                root=root, base="ibs", seed="", through_ns=Nanos(0), ranked_ns=Nanos(0), ranked=count / 4, added=""
+            )
             for root, count in sorted(self.seen.items())
         )
 

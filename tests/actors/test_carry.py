@@ -29,9 +29,9 @@ from domain.events import (
 from domain.market import trades_from_bytes
 from domain.orders import OrderState
 from domain.ports import Head
-from domain.units import HOUR, SECOND, Nanos, Price
+from domain.units import HOUR, MINUTE, SECOND, Nanos, Price
 from tests.actors.session_file import SessionFile
-from tests.builders import PRICE, TICK, Record, at, bar_of, opened_session, request_of
+from tests.builders import CLOSE, OPEN, PRICE, TICK, Record, at, bar_of, opened_session, request_of, session_of
 
 
 def leave(file: SessionFile, *, file_sha256: str | None = None) -> Inheritance:
@@ -79,6 +79,7 @@ def test_positions_memories_and_the_kill_switch_go_on(parts: MachineParts) -> No
     assert carried.orders == ()
     assert carried.kill_switch == "entries"
     assert [memory.root for memory in carried.memories] == ["ES"]
+    assert [(state.root, state.ranked) for state in carried.percentiles] == [("ES", 0.25)]
 
 
 @pytest.mark.parametrize(("file_sha256", "pnl"), [(None, Decimal("-27.5")), ("00", Decimal(0))])
@@ -199,6 +200,19 @@ def test_only_the_contract_that_is_traded_makes_history(parts: MachineParts) -> 
     file.tick(60)
     (hours,) = leave(file).history.tables
     assert hours.contracts == ("ESM4",)
+
+
+def test_trades_after_a_roots_close_make_no_day_of_history(parts: MachineParts) -> None:
+    file = SessionFile(parts, session=session_of(ES=at(120)))
+    file.trade(30)
+    file.trade(30, contract="NQM4")
+    file.tick(121)
+    file.trade(150, 9)
+    file.tick((CLOSE - OPEN) // MINUTE)
+    days = {t.root: [bar.ts_end for bar in t.bars()] for t in leave(file).history.tables if t.timeframe == "1d"}
+    assert days == {"ES": [at(120)], "NQ": [CLOSE]}
+    closed = [e.payload.days for e in file.record.envelopes if isinstance(e.payload, SliceClosed)]
+    assert sum(bar.root == "ES" for bars in closed for bar in bars) == 2
 
 
 def test_older_bars_are_shifted_over_this_files_roll_and_this_files_are_not(parts: MachineParts) -> None:

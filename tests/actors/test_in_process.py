@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import json
+import random
+from pathlib import Path
+
+import attrs
 import pytest
 
-from actors.replay import replay
-from actors.wiring import MACHINE_PARTS, parse_time
+from actors.in_process import InProcessSystem
+from actors.replay import Divergence, replay
+from actors.veto_models import keep, record_of
+from actors.wiring import MACHINE_PARTS, machine_parts, parse_time
 from actors.wiring.in_process import in_process_system
+from actors.wiring.reading import nearest_flip, replay_command
 from adapters.sqlite.codec import Codec
+from adapters.sqlite.journal import file_name
 from domain.events import OrderNotSent, OrderRejected, OrderSubmitted, Outcome
 from domain.units import float_to_price
+from domain.veto import Flip
+from models import ModelBundle
+from tests.builders import write_journal
+from tests.bundles import small_bundle
 
 
 def test_an_hour_that_closes_on_its_low_is_bought() -> None:
@@ -61,3 +74,116 @@ def test_every_seed_gives_the_same_journal_and_it_replays(seed: int) -> None:
         assert result.divergence is None
         assert result.compared > 100
     assert journals[0] == journals[1]
+
+
+FEATURES = ("es_hourly_return", "nq_hourly_return", "ibs_pct", "price_usd")
+
+
+def judged_session(model: ModelBundle) -> InProcessSystem:
+    """Seven hours of ES and NQ; ES enters where its model lets it, NQ has no model."""
+    system = in_process_system(
+        {"ES": "MESM4", "NQ": "MNQM4"},
+        models={"ES": model},
+        warmup_bars=0,
+        pivot_gate=False,
+        entry_ibs_high=1.0,
+        exit_after_bars=1,
+    )
+    chance = random.Random(5)
+    for hour in range(13, 20):
+        for minute in range(0, 60, 6):
+            for contract in ("MESM4", "MNQM4"):
+                ts = parse_time(f"2024-05-01T{hour}:{minute:02d}:0{1 + (contract == 'MNQM4')}Z")
+                system.trade(contract, ts, float_to_price(5000.0 + chance.randint(-24, 24) / 4))
+    system.advance(parse_time("2024-05-01T20:00:00Z"))
+    return system
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> ModelBundle:
+    return small_bundle(tmp_path_factory.mktemp("models"), features=FEATURES)
+
+
+@pytest.fixture(scope="module")
+def judged(model: ModelBundle) -> InProcessSystem:
+    return judged_session(model)
+
+
+def divergence_with(judged: InProcessSystem, models: dict[str, ModelBundle]) -> Divergence | None:
+    parts = machine_parts(models)
+    return replay(judged.envelopes(), parts=parts, codec=Codec(), is_finished=True).divergence
+
+
+def test_a_session_with_a_veto_names_its_model_and_replays_identically(
+    judged: InProcessSystem, model: ModelBundle
+) -> None:
+    (opened,) = judged.events("SessionOpened")
+    assert opened.strategy.veto is True
+    assert opened.models == (record_of(model),)
+    scores = judged.events("VetoScored")
+    assert [(scored.root, scored.digest) for scored in scores] == [("ES", model.digest)] * 6
+    assert {scored.is_passed for scored in scores} == {True, False}
+    assert {request.root for request in judged.events("OrderRequested")} == {"ES"}
+    assert judged.events("FillAssumed")
+    refusals = {signal.gates[-1].reason for signal in judged.events("SignalEvaluated") if signal.root == "NQ"}
+    assert refusals == {"veto_model_missing"}
+    assert divergence_with(judged, {"ES": model}) is None
+
+
+def test_another_model_diverges_at_the_first_score(judged: InProcessSystem, tmp_path: Path) -> None:
+    other = small_bundle(tmp_path, features=FEATURES, seed=1)
+    found = divergence_with(judged, {"ES": other})
+    first = next(envelope for envelope in judged.envelopes() if envelope.type == "VetoScored")
+    assert found is not None
+    assert (found.seq, found.kind, found.type) == (first.seq, "differs", "VetoScored")
+    assert {"digest", "probability"} <= set(found.fields)
+    assert (found.recorded["digest"], found.replayed["digest"]) == (first.payload.digest, other.digest)  # type: ignore[union-attr]
+
+
+def test_without_the_model_the_first_decision_that_knew_it_diverges(judged: InProcessSystem, tmp_path: Path) -> None:
+    found = divergence_with(judged, {})
+    assert found is not None
+    assert (found.kind, found.type) == ("differs", "SignalEvaluated")  # the first hour had no return yet
+    assert [recorded["gates"][-1]["reason"] for recorded in (found.recorded, found.replayed)] == [
+        "veto_input_missing",
+        "veto_model_missing",
+    ]
+    at_once = judged_session(small_bundle(tmp_path, features=("ibs_pct", "price_usd")))
+    found = divergence_with(at_once, {})
+    assert found is not None
+    # In the place of the score the decision itself is made, without one.
+    assert (found.kind, found.type) == ("differs: SignalEvaluated was decided instead", "VetoScored")
+    assert found.recorded["probability"] is not None
+    assert found.replayed["gates"][-1]["reason"] == "veto_model_missing"
+
+
+def test_a_file_is_replayed_with_the_models_kept_beside_it_or_with_others(
+    judged: InProcessSystem, model: ModelBundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "journal").mkdir()
+    file = write_journal(tmp_path / "journal" / file_name("2024-05-01", 1), list(judged.envelopes()))
+    keep([model], file.parent)
+    assert replay_command(file, as_json=True, until=None, models_dir=None) == 0
+    named = {"file": file.name, "root": "ES", "recorded": model.digest}
+    assert json.loads(capsys.readouterr().out)["models"] == [{**named, "used": model.digest}]
+    other = small_bundle(tmp_path / "others", features=FEATURES, seed=1)
+    assert replay_command(file, as_json=True, until=None, models_dir=tmp_path / "others") == 1
+    report = json.loads(capsys.readouterr().out)
+    assert report["models"] == [{**named, "used": other.digest}]
+    assert report["divergence"]["type"] == "VetoScored"
+
+
+def test_the_nearest_flip_is_the_recorded_models_or_not_known(
+    judged: InProcessSystem, model: ModelBundle, tmp_path: Path
+) -> None:
+    file, record, scores = tmp_path / "2024-05-01.db", record_of(model), judged.events("VetoScored")
+    keep([model], tmp_path)
+    flips = [nearest_flip(file, record, scored) for scored in scores]
+    assert flips == [model.nearest_flip(scored.values) for scored in scores]
+    assert any(isinstance(flip, Flip) for flip in flips)
+    unknown = f"not known without the model {model.digest[:12]}"
+    assert nearest_flip(tmp_path / "elsewhere" / file.name, attrs.evolve(record, root="ZZ"), scores[0]) == unknown
+    # Another model in the place of the recorded one explains nothing.
+    other = small_bundle(tmp_path / "others", features=FEATURES, seed=1)
+    keep([other], tmp_path)
+    assert nearest_flip(file, record_of(other), scores[0]) == unknown

@@ -96,7 +96,8 @@ def test_another_type_in_the_same_place_differs(parts: MachineParts) -> None:
     forged = SliceClosed(ts=at(1))
     exchanged = attrs.evolve(target, type="SliceClosed", payload=forged, raw=CODEC.encode(forged))
     found = diverged(rewritten(envelopes, lambda e: exchanged if e is target else e), parts)
-    assert (found.seq, found.kind, found.type) == (target.seq, "differs", "SliceClosed")
+    kind = "differs: RiskDecided was decided instead"
+    assert (found.seq, found.kind, found.type, found.fields) == (target.seq, kind, "SliceClosed", ())
     assert found.replayed["is_allowed"] is True
 
 

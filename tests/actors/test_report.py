@@ -48,10 +48,12 @@ from domain.events import (
     StateCarried,
     SymbolMapped,
     TradesReceived,
+    VetoScored,
 )
 from domain.gates import Gate
 from domain.positions import Position
 from domain.units import HOUR, Nanos, Price
+from domain.veto import Flip, ModelRecord
 from tests.actors.session_file import SessionFile
 from tests.builders import PRICE, TICK, Record, at, bar_of, opened_session, request_of, trades_of
 
@@ -218,8 +220,12 @@ def decided(*, request: OrderRequested | None = None, price: int = 0, **changes:
     return record
 
 
-def explained(envelopes: list[Envelope], ts: Nanos = at(60), root: str = "ES") -> str:
-    lines = why(envelopes, root, ts)
+def unasked(record: ModelRecord, scored: VetoScored) -> Flip | str | None:
+    raise AssertionError("there is no score to explain")
+
+
+def explained(envelopes: list[Envelope], ts: Nanos = at(60), root: str = "ES", flip: Flip | str | None = None) -> str:
+    lines = why(envelopes, root, ts, nearest_flip=lambda record, scored: flip)
     assert lines is not None
     return "\n".join(lines)
 
@@ -243,7 +249,7 @@ def test_why_there_was_no_trade_names_every_gate_and_the_events_it_came_from() -
 
 @pytest.mark.parametrize(("ts", "is_found"), [(at(60), True), (at(0), True), (at(59), True), (Nanos(at(0) - 1), False)])
 def test_a_bar_is_found_by_its_end_or_by_a_moment_in_it(ts: Nanos, is_found: bool) -> None:
-    assert (why(decided().envelopes, "ES", ts) is not None) == is_found
+    assert (why(decided().envelopes, "ES", ts, nearest_flip=unasked) is not None) == is_found
 
 
 def test_a_bars_end_wins_over_the_bar_that_begins_then() -> None:
@@ -254,12 +260,84 @@ def test_a_bars_end_wins_over_the_bar_that_begins_then() -> None:
 
 
 def test_a_root_without_decisions_has_no_answer() -> None:
-    assert why(decided().envelopes, "GC", at(60)) is None
+    assert why(decided().envelopes, "GC", at(60), nearest_flip=unasked) is None
 
 
-def test_a_veto_is_told_with_its_threshold() -> None:
-    text = explained(decided(probability=0.25, threshold=0.5).envelopes)
-    assert "veto: probability 0.250000 against threshold 0.500000" in text
+MODEL = ModelRecord(
+    root="ES", digest="ab" * 32, feature_set="v2", features=("price_usd", "nq_hourly_return", "ibs_pct"), threshold=0.5
+)
+
+
+def scored(**changes: Any) -> VetoScored:
+    values: dict[str, Any] = {
+        "root": "ES", "ts": at(60), "digest": MODEL.digest, "values": (5000.25, -0.0123456, 0.125),
+        "carried": ("nq_hourly_return",), "probability": 0.25, "threshold": 0.5, "is_passed": False, "bias": 0.5,
+        "contributions": (0.05, -0.4, 0.1),
+    }  # fmt: skip
+    return VetoScored(**(values | changes))
+
+
+def judged(**changes: Any) -> Record:
+    """A decision after its score; NQ has one in the same slice."""
+    record = Record()
+    record.put(opened_session(models=(attrs.evolve(MODEL, root="NQ"), MODEL)), source="session")
+    tick = record.put(ClockTicked(ts=at(60), watermark=at(60)), source="clock", ts=at(60, 6))
+    closed = record.put(SliceClosed(ts=at(60), hours=(bar_of(length=HOUR),)), source="bars", cause=tick)
+    events = (scored(root="NQ", probability=0.75), signal("NQ"), scored(**changes), signal(probability=0.25))
+    for idx, event in enumerate(events):
+        record.put(event, source="strategy", cause=closed, idx=idx)
+    return record
+
+
+def test_a_veto_is_told_with_what_each_input_did_to_it_the_largest_first() -> None:
+    text = explained(judged().envelopes).splitlines()
+    start = next(index for index, line in enumerate(text) if "veto:" in line)
+    assert text[start : start + 7] == [
+        "  veto: probability 0.250000 of 0.500000 needed: vetoed (seq 6, model abababababab)",
+        "    without any input                                   +0.500000",
+        "    nq_hourly_return                       -0.0123456   -0.400000   last close stands, no trade since",
+        "    ibs_pct                                     0.125   +0.100000",
+        "    price_usd                                 5000.25   +0.050000",
+        "    nearest flip: no single input could have turned it round",
+        "  events:",
+    ]
+
+
+def test_a_score_that_passed_says_so() -> None:
+    assert "probability 0.500000 of 0.500000 needed: passed" in explained(
+        judged(probability=0.5, is_passed=True).envelopes
+    )
+
+
+@pytest.mark.parametrize(
+    ("flip", "line"),
+    [
+        (
+            Flip(feature="ibs_pct", value_now=0.125, value_needed=0.25, probability_then=0.625, distance=1.0),
+            "nearest flip: ibs_pct above 0.25 instead of 0.125 would give 0.625000",
+        ),
+        (
+            Flip(feature="ibs_pct", value_now=0.125, value_needed=0.0625, probability_then=0.5, distance=1.0),
+            "nearest flip: ibs_pct below 0.0625 instead of 0.125 would give 0.500000",
+        ),
+        ("not known without the model abababababab", "nearest flip: not known without the model abababababab"),
+        (None, "nearest flip: no single input could have turned it round"),
+    ],
+)
+def test_what_would_have_turned_the_verdict_round_is_told_or_why_it_cannot_be(
+    flip: Flip | str | None, line: str
+) -> None:
+    assert f"    {line}" in explained(judged().envelopes, flip=flip).splitlines()
+
+
+def test_the_flip_is_asked_of_the_model_that_scored_the_bar() -> None:
+    asked: list[tuple[ModelRecord, VetoScored]] = []
+    why(judged().envelopes, "ES", at(60), nearest_flip=lambda record, scored: asked.append((record, scored)))
+    assert asked == [(MODEL, scored())]
+
+
+def test_a_decision_without_a_score_has_no_veto_to_tell() -> None:
+    assert "veto:" not in explained(decided().envelopes)
 
 
 def test_an_order_is_told_to_its_end() -> None:
@@ -329,7 +407,7 @@ DIVERGED = Divergence(
 
 def test_the_counts_of_all_segments_are_added() -> None:
     replayed = [SegmentReplay(name="a.db", result=result()), SegmentReplay(name="a.2.db", result=result(events=5))]
-    report = replay_report(replayed, RUNNING, opened_session(), elapsed_s=1.23456)
+    report = replay_report(replayed, RUNNING, elapsed_s=1.23456)
     assert (report["events"], report["compared"], report["orders"]) == (15, 12, 2)
     assert (report["identical"], report["divergence"], report["elapsed_s"]) == (True, None, 1.235)
     orjson.dumps(report)
@@ -337,7 +415,10 @@ def test_the_counts_of_all_segments_are_added() -> None:
 
 def test_the_report_says_what_recorded_and_what_replays() -> None:
     opened = opened_session(libraries={"python": "3", "numpy": "1"}, code_digest="other", version="1")
-    report = replay_report([SegmentReplay(name="a.db", result=result())], RUNNING, opened, elapsed_s=1)
+    same = result(opened=opened_session(libraries=RUNNING.libraries))
+    segments = [SegmentReplay(name="a.db", result=result(opened=opened)), SegmentReplay(name="a.2.db", result=same)]
+    report = replay_report(segments[::-1], RUNNING, elapsed_s=1)
+    assert replay_report(segments, RUNNING, elapsed_s=1)["environment"] == report["environment"]
     assert (report["session"], report["code"]) == ("2024-05-01", "different")
     assert (report["recorded_version"], report["running_version"]) == ("1", "2")
     assert report["environment"] == {
@@ -350,9 +431,40 @@ def test_the_report_says_what_recorded_and_what_replays() -> None:
     assert "python" not in words
 
 
+def with_models(*records: ModelRecord, used: dict[str, str]) -> SegmentReplay:
+    opened = opened_session(libraries=RUNNING.libraries, models=records)
+    return SegmentReplay(name="a.db", result=result(opened=opened), models=used)
+
+
+def test_the_models_on_record_and_those_that_scored_are_told() -> None:
+    refused = ModelRecord(root="GC", refusal="missing")
+    nasdaq = attrs.evolve(MODEL, root="NQ")
+    replayed = [
+        with_models(MODEL, nasdaq, refused, used={"ES": MODEL.digest, "NQ": MODEL.digest}),
+        with_models(MODEL, nasdaq, used={"ES": "cd" * 32}),
+    ]
+    report = replay_report(replayed, RUNNING, elapsed_s=1)
+    assert report["models"] == [
+        {"file": "a.db", "root": "ES", "recorded": MODEL.digest, "used": MODEL.digest},
+        {"file": "a.db", "root": "NQ", "recorded": MODEL.digest, "used": MODEL.digest},
+        {"file": "a.db", "root": "ES", "recorded": MODEL.digest, "used": "cd" * 32},
+        {"file": "a.db", "root": "NQ", "recorded": MODEL.digest, "used": None},
+    ]
+    assert [line for line in replay_words(report) if "model" in line] == [
+        "  another model of ES: a.db names abababababab, scored with cdcdcdcdcdcd",
+        "  another model of NQ: a.db names abababababab, there is none",
+    ]
+
+
+def test_the_models_that_recorded_are_not_worth_a_word() -> None:
+    report = replay_report([with_models(MODEL, used={"ES": MODEL.digest})], RUNNING, elapsed_s=1)
+    assert not [line for line in replay_words(report) if "model" in line]
+
+
 def test_a_divergence_is_told_with_its_file_and_field_by_field() -> None:
-    replayed = [SegmentReplay(name="a.db", result=result(divergence=DIVERGED))]
-    report = replay_report(replayed, RUNNING, opened_session(libraries=RUNNING.libraries), elapsed_s=1)
+    opened = opened_session(libraries=RUNNING.libraries)
+    replayed = [SegmentReplay(name="a.db", result=result(divergence=DIVERGED, opened=opened))]
+    report = replay_report(replayed, RUNNING, elapsed_s=1)
     assert report["identical"] is False
     assert report["divergence"]["file"] == "a.db"
     assert replay_words(report)[:3] == [
@@ -364,12 +476,12 @@ def test_a_divergence_is_told_with_its_file_and_field_by_field() -> None:
 
 def test_a_missing_event_is_told_whole() -> None:
     missing = attrs.evolve(DIVERGED, kind="not on record", recorded=None, fields=())
-    report = replay_report([SegmentReplay(name="a.db", result=result(divergence=missing))], RUNNING, None, elapsed_s=1)
+    report = replay_report([SegmentReplay(name="a.db", result=result(divergence=missing))], RUNNING, elapsed_s=1)
     assert "    recorded: None" in replay_words(report)
 
 
 def test_an_empty_file_has_a_report_too() -> None:
-    report = replay_report([SegmentReplay(name="a.db", result=result(opened=None))], RUNNING, None, elapsed_s=0)
+    report = replay_report([SegmentReplay(name="a.db", result=result(opened=None))], RUNNING, elapsed_s=0)
     assert (report["session"], report["recorded_version"], report["code"]) == (None, None, "different")
     assert replay_words(report)
 

@@ -179,12 +179,13 @@ def test_the_fate_of_an_order_is_told_to_the_engine(shop: Any, event: Event) -> 
     assert stage.machine.next_deadline() == shop.built[0].closing
 
 
-def test_memories_are_the_engines_also_before_anything_happened(shop: Any) -> None:
+def test_memories_and_percentiles_are_the_engines_also_before_anything_happened(shop: Any) -> None:
     stage = Stage(shop)
     stage.open()
-    assert stage.machine.memories() == ()
+    assert stage.machine.memories() == stage.machine.percentiles() == ()
     stage.put(CLOSED)
     assert [memory.root for memory in stage.machine.memories()] == ["ES"]
+    assert stage.machine.percentiles() == shop.built[0].percentiles() != ()
 
 
 @pytest.mark.parametrize("event", [CLOSED, ClockTicked(ts=at(0), watermark=at(0)), FILL])

@@ -115,11 +115,21 @@ CHANGED = {
 @pytest.mark.parametrize("key", sorted(STRATEGY_READERS))
 def test_each_strategy_key_reaches_its_field_and_changes_the_digest(tmp_path: Path, key: str) -> None:
     text, expected = CHANGED[key]
-    loaded = load(tmp_path, f"{MINIMAL}strategy:\n  {key}: {text}\n")
-    assert loaded.config.strategy == attrs.evolve(StrategySettings(), **{key: expected})
+    # The veto needs hours, so minutes decide without it.
+    others, defaults = ("  veto: false\n", {"veto": False}) if key == "decision_timeframe" else ("", {})
+    plain = load(tmp_path, f"{MINIMAL}strategy:\n  name: ibs\n{others}")
+    loaded = load(tmp_path, f"{MINIMAL}strategy:\n  {key}: {text}\n{others}")
+    assert loaded.config.strategy == attrs.evolve(StrategySettings(), **defaults, **{key: expected})
     assert type(getattr(loaded.config.strategy, key)) is type(getattr(StrategySettings(), key))
     assert loaded.sources[f"strategy.{key}"] == f"{tmp_path}/0.yml:3:{5 + len(key)}"
-    assert config_digest(loaded.config) != config_digest(load(tmp_path, MINIMAL).config)
+    assert config_digest(loaded.config) != config_digest(plain.config)
+
+
+def test_minutes_cannot_decide_with_the_veto(tmp_path: Path) -> None:
+    for text in ("decision_timeframe: 1m", "veto: true\n  decision_timeframe: 1m"):
+        with pytest.raises(OperatorError, match="the veto's features are of hour bars") as caught:
+            load(tmp_path, f"{MINIMAL}strategy:\n  {text}\n")
+        assert re.search(r"0\.yml:\d:23$", caught.value.where)
 
 
 def test_relative_paths_belong_to_the_file_that_names_them(tmp_path: Path) -> None:
@@ -321,10 +331,10 @@ def test_without_any_configuration_the_ways_out_are_named(tmp_path: Path) -> Non
         assert word in str(caught.value)
 
 
-def test_the_demo_is_paper_in_simulated_time_without_veto(tmp_path: Path) -> None:
+def test_the_demo_is_paper_in_simulated_time_with_the_veto(tmp_path: Path) -> None:
     demo = demo_config(tmp_path, {})
     assert (demo.mode, demo.account, demo.clock, demo.is_demo) == ("paper", "demo", "feed", True)
-    assert demo.strategy.veto is False
+    assert demo.strategy == StrategySettings()
     assert len(demo.roots) == 19
     assert config_digest(demo) == config_digest(demo_config(tmp_path / "elsewhere", {"X": "y"}))
 

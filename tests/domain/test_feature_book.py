@@ -6,6 +6,7 @@ import json
 from base64 import b64decode
 from collections.abc import Iterable, Sequence
 from functools import cache
+from itertools import islice
 
 import attrs
 import numpy as np
@@ -230,24 +231,20 @@ def test_the_same_bars_in_any_number_of_loads_are_the_same_book() -> None:
 @given(st.integers(1, 4), st.integers(-(10**12), 10**12))
 @example(2, 955_255_516_166)
 @settings(max_examples=15, deadline=None)
-def test_a_shift_is_the_same_as_history_that_was_shifted_before(seed: int, difference: int) -> None:
+def test_history_shifted_over_a_roll_keeps_the_bits_of_what_rests_on_differences(seed: int, difference: int) -> None:
+    """So the populations of the session before stay true after a roll."""
     tables = market(seed)
     moved = {key: table for key, table in tables.items() if key[0] == "ES"}
     for key, table in moved.items():
         data = table.data.copy()
         data[:, 2:6] += difference
         moved[key] = attrs.evolve(table, data=data)
-    book = book_of(tables.values())
-    before = vector(book)
-    book.shift("ES", Price(difference))
-    assert vector(book) == vector(book_of((tables | moved).values()))
-    assert [state.added for state in book.percentiles()] == [
-        state.added for state in book_of((tables | moved).values()).percentiles()
-    ]
+    before, after = book_of(tables.values()), book_of((tables | moved).values())
+    assert [state.added for state in after.percentiles()] == [state.added for state in before.percentiles()]
     levels = {"price_usd", "daily_directional_drift", "es_hourly_return"}
-    for name, old, new in zip(NAMES, before.values, vector(book).values, strict=True):
-        assert name in levels or new == old  # what rests on differences keeps its bits
-    assert value(book, "price_usd") == price_to_float(Price(int(tables["ES", "1h"].data[-1, 5]) + difference))
+    for name, old, new in zip(NAMES, vector(before).values, vector(after).values, strict=True):
+        assert name in levels or new == old
+    assert value(after, "price_usd") == price_to_float(Price(int(tables["ES", "1h"].data[-1, 5]) + difference))
 
 
 def test_a_window_does_not_grow_with_history() -> None:
@@ -383,18 +380,6 @@ def test_a_day_bar_that_is_not_the_last_days_is_stale_for_everyone() -> None:
     assert set(reasons.values()) == {"ES 1d: 45 hours old"}
 
 
-def test_a_roll_without_a_difference_starts_the_warm_up_again() -> None:
-    book = book_of(market(is_gappy=False).values())
-    kept = book.percentiles()
-    book.forget("ES")
-    assert book.percentiles() == kept
-    end = kept[0].through_ns
-    book.add_hour(bar_of(start=Nanos(end + HOUR), length=HOUR))
-    assert reason(book, "rsi_len_14") == "ES 1h: 1 of 300 bars"
-    assert reason(book, "rsixvolz") == "ES 1h: 1 of 120 bars"
-    assert value(book, "ibs_pct") is not None
-
-
 # ----------------------------------------------------------------- percentiles
 
 
@@ -467,18 +452,71 @@ def test_a_population_from_a_bundle_goes_on_where_training_ended() -> None:
     assert len(_raw(state.added)) == 8 * 5 * HOURS  # only what was added travels
 
 
+SEEDED = ("ibs", "rsi", "volz")
+HISTORY = last_of(market()["ES", "1h"], 300)
+LAST = len(HISTORY) - 1
+
+
+def end_at(place: int, offset: int = 0) -> Nanos:
+    """The end of HISTORY's bar at `place`; before and after the table as if it went on."""
+    inside = min(max(place, 0), LAST)
+    return Nanos(int(HISTORY.data[inside, 1]) + (place - inside) * HOUR + offset)
+
+
+@st.composite
+def seed_ends(draw: st.DrawFn) -> dict[str, Nanos]:
+    """Per base, where its seed ends: before HISTORY, at a bar, between two, at the last, after it; or no seed."""
+    places = st.sampled_from([-1, 0, 1, LAST - 1, LAST, LAST + 1]) | st.integers(0, LAST)
+    ends = st.builds(end_at, places, st.sampled_from([-1, 0, 1]))
+    return {base: end for base in SEEDED if (end := draw(st.none() | ends)) is not None}
+
+
+def seeded(ends: dict[str, Nanos]) -> FeatureBook:
+    book = FeatureBook(bases={"ES": SEEDED})
+    for base, end in ends.items():
+        book.seed_population("ES", base, [-0.5, 0.25, 0.25, 0.5, 55.0], seed="bundle-1", through_ns=end)
+    return book
+
+
+@given(seed_ends(), st.integers(0, len(HISTORY)), st.none() | st.integers(1, len(HISTORY)))
+@example(dict.fromkeys(SEEDED, end_at(-1)), 300, None)
+@example(dict.fromkeys(SEEDED, end_at(150)), 300, None)
+@example(dict.fromkeys(SEEDED, end_at(LAST)), 300, None)
+@example(dict.fromkeys(SEEDED, end_at(LAST + 5)), 300, None)
+@example({}, 300, LAST)
+@settings(max_examples=60, deadline=None)
+def test_loading_gives_the_bits_of_adding_every_bar(ends: dict[str, Nanos], loaded: int, carried: int | None) -> None:
+    """Bars that a seed or carried state holds are passed over in bulk; whatever was loaded, the book goes on alike."""
+    names = ("ibs_pct", "rsixvolz", "volz_pct", "es_hourly_return")
+    bulk, single = seeded(ends), seeded(ends)
+    if carried is not None:
+        before = seeded(ends)
+        for bar in islice(HISTORY.bars(), carried):
+            before.add_hour(bar)
+        for book in (bulk, single):
+            assert book.restore(before.percentiles()) == ()
+    bulk.load([cut(HISTORY, until=end_at(loaded - 1))])
+    for number, bar in enumerate(HISTORY.bars(), 1):
+        single.add_hour(bar)
+        if number > loaded:
+            bulk.add_hour(bar)
+        if number == loaded or number == len(HISTORY):
+            assert bulk.percentiles() == single.percentiles()
+            assert bulk.vector("ES", names, "v2") == single.vector("ES", names, "v2")
+
+
 def test_carried_state_joins_only_the_seed_it_grew_from() -> None:
-    def seeded(seed: str) -> FeatureBook:
+    def grown_from(seed: str) -> FeatureBook:
         book = FeatureBook(bases={"ES": ("ibs",)})
         book.seed_population("ES", "ibs", [0.25, 0.5], seed=seed, through_ns=OPEN)
         return book
 
-    first = seeded("bundle-1")
+    first = grown_from("bundle-1")
     first.add_hour(bar_of(start=OPEN, length=HOUR))
     state = first.percentiles()
-    assert seeded("bundle-2").restore(state) == state
+    assert grown_from("bundle-2").restore(state) == state
     assert FeatureBook(bases={}).restore(state) == state
-    again = seeded("bundle-1")
+    again = grown_from("bundle-1")
     assert again.restore(state) == ()
     assert again.percentiles() == state
     again.add_hour(bar_of(start=OPEN, length=HOUR))  # history repeats the bar: it is ranked, not inserted twice

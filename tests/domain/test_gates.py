@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from domain.errors import OperatorError
 from domain.gates import (
+    VETO_OFF,
     Gate,
     TimeWindow,
     auto_close_deadline,
@@ -27,12 +28,14 @@ from domain.gates import (
     pivot_gate,
     position_gate,
     time_gate,
+    unscored_gate,
     veto_gate,
     warmup_gate,
 )
 from domain.ibs import Ibs, StrategySettings, internal_bar_strength
 from domain.sessions import to_nanos
 from domain.units import HOUR, SECOND, Nanos, Price
+from domain.veto import Verdict
 
 NEW_YORK = ZoneInfo("America/New_York")
 DEFAULT = tuple(parse_window(text) for text in StrategySettings().entry_windows)
@@ -262,8 +265,11 @@ def test_an_unknown_auto_close_refuses() -> None:
         (pending_gate("exit"), "order_unfinished"),
         (cooldown_gate(0), ""),
         (cooldown_gate(1), "cooldown"),
-        (veto_gate(StrategySettings(veto=False)), ""),
-        (veto_gate(StrategySettings(veto=True)), "veto_model_missing"),
+        (VETO_OFF, ""),
+        (veto_gate(Verdict(probability=0.5, threshold=0.5)), ""),
+        (veto_gate(Verdict(probability=0.4999, threshold=0.5)), "vetoed"),
+        (veto_gate(Verdict(probability=float("nan"), threshold=0.5)), "vetoed"),
+        (unscored_gate("veto_model_missing"), "veto_model_missing"),
     ],
 )
 def test_a_gate_refuses_with_its_reason_or_passes_without_one(gate: Gate, reason: str) -> None:

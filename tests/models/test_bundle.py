@@ -164,7 +164,8 @@ def test_a_bundle_replaces_the_one_before(models_dir: Path) -> None:
 
 
 def test_a_bundle_without_percentile_features_has_no_populations(tmp_path: Path) -> None:
-    assert write_bundle(DESCRIPTION, fitted(), {}, check_rows=X, models_dir=tmp_path).populations == {}
+    description = attrs.evolve(DESCRIPTION, features=("price_usd", "es_hourly_return", "6a_hourly_return"))
+    assert write_bundle(description, fitted(), {}, check_rows=X, models_dir=tmp_path).populations == {}
 
 
 def test_the_strategys_parameters_are_exactly_three(original: Path) -> None:
@@ -272,12 +273,14 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m.update(features="ibs_pct")),
     ("malformed", lambda m: m.update(features=[])),
     ("malformed", lambda m: m.update(features=["a", "b", 3])),
-    ("malformed", lambda m: m.update(features=["a", "b"])),  # the forest has three
+    ("malformed", lambda m: m.update(features=["ibs_pct", "volz_pct"])),  # the forest has three
     ("malformed", lambda m: m.update(root=6)),
     ("malformed", lambda m: m.update(label="")),
     ("malformed", lambda m: m.update(seed="1")),
     ("malformed", lambda m: m.update(params=[])),
     ("malformed", lambda m: m.update(training_window={"start": "2023-01-01"})),
+    ("malformed", lambda m: m["training_window"].update(end="2024-01-01T00:00:00")),  # of which zone
+    ("malformed", lambda m: m["training_window"].update(end="the end")),
     ("malformed", lambda m: m["populations"].update(kind="trades")),
     ("malformed", lambda m: m["files"].pop("model.joblib")),
     ("malformed", lambda m: m["files"].update({"../x": "0"})),

@@ -114,11 +114,11 @@ def unlive(forger: Forger) -> None:
     forger.change(forger.of("FeedStatusChanged")[0], status="stale")
 
 
-def roomier(forger: Forger) -> None:
-    """The account was allowed a position more."""
+def tighter(forger: Forger) -> None:
+    """The account was allowed a position less."""
     row = forger.of("SessionOpened")[0]
     risk = forger.event(row).risk
-    forger.change(row, risk=attrs.evolve(risk, max_positions=risk.max_positions + 1))
+    forger.change(row, risk=attrs.evolve(risk, max_positions=risk.max_positions - 1))
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def roomier(forger: Forger) -> None:
     [
         (dearer, ("SliceClosed", 0), ["minutes"]),
         (unlive, ("RiskDecided", 0), ["is_allowed", "rule", "detail"]),
-        (roomier, ("RiskDecided", -1), ["is_allowed", "rule", "detail"]),
+        (tighter, ("RiskDecided", -1), ["is_allowed", "rule", "detail"]),
     ],
 )
 def test_of_an_edited_input_the_first_decision_that_no_longer_follows_is_named(
@@ -315,7 +315,7 @@ REWRITES: dict[str, tuple[str, str, str, str, int, str]] = {
     "the risk gate": (
         "domain/risk.py",
         "len(state.occupied_roots) >= ",
-        "len(state.occupied_roots) > ",
+        "len(state.occupied_roots) + 1 >= ",
         "RiskDecided",
         -1,
         "is_allowed",

@@ -28,6 +28,7 @@ from domain.events import (
     SessionOpened,
     SignalEvaluated,
     SliceClosed,
+    VetoScored,
 )
 from domain.gates import auto_close_deadline
 from domain.ibs import StrategySettings
@@ -239,13 +240,13 @@ class Journal:
 
     def __init__(self, engine: CerebroEngine) -> None:
         self.engine = engine
-        self.outputs: list[SignalEvaluated | OrderRequested] = []
+        self.outputs: list[VetoScored | SignalEvaluated | OrderRequested] = []
         self.fills: list[FillAssumed] = []
         self.given: list[Event] = []
         """Every slice and every order event, in the order the engine got them."""
         self._working: list[OrderRequested] = []
 
-    def close(self, closed: SliceClosed) -> tuple[SignalEvaluated | OrderRequested, ...]:
+    def close(self, closed: SliceClosed) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
         opens = {item.contract: item for item in closed.minutes}
         for request in tuple(self._working):
             if request.contract in opens:
@@ -256,7 +257,7 @@ class Journal:
         self.take(out)
         return out
 
-    def take(self, out: Iterable[SignalEvaluated | OrderRequested]) -> None:
+    def take(self, out: Iterable[VetoScored | SignalEvaluated | OrderRequested]) -> None:
         for event in out:
             self.outputs.append(event)
             if isinstance(event, OrderRequested):
@@ -292,6 +293,10 @@ class Journal:
     @property
     def signals(self) -> list[SignalEvaluated]:
         return [event for event in self.outputs if isinstance(event, SignalEvaluated)]
+
+    @property
+    def scores(self) -> list[VetoScored]:
+        return [event for event in self.outputs if isinstance(event, VetoScored)]
 
     @property
     def requests(self) -> list[OrderRequested]:

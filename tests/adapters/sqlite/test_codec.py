@@ -22,6 +22,7 @@ from domain import events
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.errors import JournalUnreadable, OurError
 from domain.events import EVENT_TYPES, EVENT_VERSIONS, Event
+from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import StrategySettings
 from domain.instruments import ContractSpec, ResolvedContract, TradedRoot
@@ -31,6 +32,7 @@ from domain.positions import Position
 from domain.risk import RiskSettings
 from domain.rolls import RollSeam
 from domain.sessions import Session, SessionHours
+from domain.veto import ModelRecord
 from tests.builders import CODEC, bar_of, opened_session, request_of, trades_of
 
 # ---------------------------------------------------------------- what an event's field may hold
@@ -160,6 +162,25 @@ STRATEGIES = build(
 RISK = build(RiskSettings, max_positions=INT64, entry_freshness_s=INT64, entry_time_limit_s=INT64)
 MEMORIES = build(events.RootMemory, root=TEXT, bars_held=INT64, cooldown_left=INT64, last_exit_reason=TEXT)
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
+MODELS = build(
+    ModelRecord,
+    root=TEXT,
+    digest=TEXT,
+    feature_set=TEXT,
+    features=many(TEXT),
+    threshold=st.none() | FLOAT,
+    refusal=TEXT,
+)
+PERCENTILES = build(
+    CarriedPercentile,
+    root=TEXT,
+    base=TEXT,
+    seed=TEXT,
+    through_ns=INT64,
+    ranked_ns=INT64,
+    ranked=st.none() | FLOAT,
+    added=TEXT,
+)
 SEAMS = build(RollSeam, root=TEXT, from_contract=TEXT, to_contract=TEXT, ts=INT64, difference=INT64)
 
 
@@ -200,6 +221,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "roots": many(ROOTS),
         "contracts": many(CONTRACTS),
         "feed_start_ns": INT64,
+        "models": many(MODELS),
     },
     "StateCarried": {
         "previous_session": st.none() | TEXT,
@@ -215,6 +237,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "open_days": many(BARS),
         "watermark_ns": INT64,
         "memories": many(MEMORIES),
+        "percentiles": many(PERCENTILES),
         "contracts": many(CONTRACTS),
         "resume_ts_event": st.none() | INT64,
         "resume_records": TEXT,
@@ -241,6 +264,18 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "position": INT64,
         "verdict": st.sampled_from(["enter", "exit", "hold", "refuse"]),
         "reason": TEXT,
+    },
+    "VetoScored": {
+        "root": TEXT,
+        "ts": INT64,
+        "digest": TEXT,
+        "values": many(FLOAT),
+        "carried": many(TEXT),
+        "probability": FLOAT,
+        "threshold": FLOAT,
+        "is_passed": BOOL,
+        "bias": FLOAT,
+        "contributions": many(FLOAT),
     },
     "OrderRequested": ORDER_EVENT
     | {
