@@ -12,7 +12,9 @@ from pathlib import Path
 import pytest
 from forgery import changed_program
 from market import CHECKOUT, environment, gateway, write_config
-from programs import Ended, run
+from programs import Ended, events, run
+
+from tests.bundles import small_bundle
 
 pytestmark = pytest.mark.system
 
@@ -131,5 +133,69 @@ def test_only_other_values_open_a_segment(
 
 
 # ---------------------------------------------------------------- the models
-#
-# Here belongs: a changed model opens a segment, the same model from another place does not.
+
+ASKED = ("price_usd", "ibs_pct", "es_hourly_return", "6c_hourly_return")
+
+
+def test_another_model_opens_a_segment_and_each_replays_with_its_own(tmp_path: Path) -> None:
+    """The bundles are replaced in place, as a training does: what the first segment needs is kept beside it."""
+    bundles = tmp_path / "bundles"
+
+    def train(seed: int) -> dict[str, str]:
+        products = (("ES", "MES"), ("GC", "MGC"))
+        return {
+            root: small_bundle(bundles, root, features=ASKED, seed=seed, signal_product=product).digest
+            for root, product in products
+        }
+
+    first = train(1)
+    with gateway("--simulate", "--speed", "max", "--trades", "60000") as port:
+        write_config(
+            tmp_path,
+            port=port,
+            roots=("ES", "GC"),
+            strategy="{warmup_bars: 0, pivot_gate: false}",
+            models_dir="bundles",
+        )
+        start(tmp_path, until="2024-05-01T02:10Z")
+        moved = shutil.copytree(bundles, tmp_path / "moved")
+        (tmp_path / "over.yml").write_text("models_dir: moved\n")
+        elsewhere = start(tmp_path, "--overlay", "over.yml", until="2024-05-01T03:10Z")
+        assert elsewhere.logged("continuing the unfinished session"), "the same models from another place"
+        shutil.rmtree(moved)
+        second = train(2)
+        assert start(tmp_path, until="2024-05-01T06:10Z").logged("program, settings or models changed: new segment")
+    assert segments(tmp_path) == TWO
+    ended = run("replay", tmp_path / "journal" / ONE[0], "--json", cwd=tmp_path)
+    (told,) = ended.lines()
+    assert told["identical"] is True
+    digests = [(model["file"], model["root"], model["recorded"]) for model in told["models"]]
+    assert digests == [
+        (file, root, digest)
+        for file, models in zip(TWO, (first, second), strict=True)
+        for root, digest in sorted(models.items())
+    ]
+    assert all(model["used"] == model["recorded"] for model in told["models"])
+
+
+def test_a_swapped_model_is_named_with_the_first_score_it_changes(tmp_path: Path) -> None:
+    small_bundle(tmp_path / "bundles", "ES", features=ASKED, seed=1, signal_product="MES")
+    small_bundle(tmp_path / "others", "ES", features=ASKED, seed=2, signal_product="MES")
+    with gateway("--simulate", "--speed", "max", "--trades", "60000") as port:
+        write_config(
+            tmp_path, port=port, roots=("ES",), strategy="{warmup_bars: 0, pivot_gate: false}", models_dir="bundles"
+        )
+        start(tmp_path, until="2024-05-01T02:10Z")
+    journal = tmp_path / "journal" / ONE[0]
+    scored = events(journal, "VetoScored")
+    ended = run("replay", journal, "--models-dir", tmp_path / "others", "--json")
+    (told,) = ended.lines()
+    assert (ended.code, told["divergence"]["seq"], told["divergence"]["type"]) == (1, scored[0]["seq"], "VetoScored")
+    assert {"digest", "probability", "contributions"} <= set(told["divergence"]["fields"])
+    assert told["divergence"]["recorded"]["probability"] == scored[0]["payload"]["probability"]
+    words = run("replay", journal, "--models-dir", tmp_path / "others")
+    assert "another model of ES: 2024-05-01.db names" in words.out
+    shutil.rmtree(tmp_path / "journal" / "models")
+    alone = run("replay", journal)
+    assert alone.code == 1
+    assert "another model of ES" in alone.out, "without the kept copy the program's own bundle scores, and is caught"

@@ -7,6 +7,7 @@ that chain first, so whatever it reports here is what only deciding again could 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ def test_a_file_that_was_written_again_as_it_was_is_clean_and_identical(session:
 EDITS: dict[str, Callable[[Any], dict[str, Any]]] = {
     "ContractRolled": lambda event: {"difference": event.difference + 1},
     "SliceClosed": lambda event: {"minutes": event.minutes[1:]},
+    "VetoScored": lambda event: {"probability": math.nextafter(event.probability, 1)},
     "SignalEvaluated": lambda event: {"ibs": event.ibs / 2, "verdict": "hold"},
     "OrderRequested": lambda event: {"quantity": event.quantity + 1},
     "RiskDecided": lambda event: {"is_allowed": not event.is_allowed},
@@ -312,6 +314,14 @@ def test_a_finished_file_must_hold_every_answer_to_its_last_event(session: Path,
 REWRITES: dict[str, tuple[str, str, str, str, int, str]] = {
     "a bar's close": ("actors/bars.py", "close=Price(close)", "close=Price(open_)", "SliceClosed", 0, "minutes"),
     "the IBS": ("domain/ibs.py", "max(0.0, (close - low)", "max(0.0, (high - close)", "SignalEvaluated", 0, "ibs"),
+    "the last bit of a score, as another library's sum would have it": (
+        "models/forest.py",
+        "float(values.cumsum()[-1] / self.n_trees)",
+        "float(np.nextafter(values.cumsum()[-1] / self.n_trees, 1))",
+        "VetoScored",
+        0,
+        "probability",
+    ),
     "the risk gate": (
         "domain/risk.py",
         "len(state.occupied_roots) >= ",
