@@ -25,7 +25,7 @@ from domain.events import (
     TradesReceived,
 )
 from domain.market import TradeArray
-from domain.sessions import Session, hour_end
+from domain.sessions import Session, SessionHours, hour_end
 from domain.units import HOUR, MINUTE, Nanos, Price, floor_to
 
 
@@ -200,14 +200,21 @@ class BarAggregator:
         )
 
     def _merge_up(self, minute: Bar) -> None:
-        session = self._opened()
-        hours = session.hours_of(minute.root)
-        end = hour_end(minute.ts_start, hours.open_ns)
-        hour = attrs.evolve(minute, ts_start=Nanos(end - HOUR), ts_end=end)
-        if minute.ts_start < hours.close_ns:
-            day = attrs.evolve(minute, ts_start=min(hours.open_ns, minute.ts_start), ts_end=hours.close_ns)
+        """Into the hour and the session that are open for its contract, or the ones that it opens."""
+        hours = self._opened().hours_of(minute.root)
+        hour, day = self._hours.get(minute.contract), self._days.get(minute.contract)
+        if hour is None:
+            end = hour_end(minute.ts_start, hours.open_ns)
+            self._hours[minute.contract] = attrs.evolve(minute, ts_start=Nanos(end - HOUR), ts_end=end)
         else:
-            # After its root's close a trade belongs to no exchange session: it goes with the rest of the file.
-            day = attrs.evolve(minute, ts_start=hours.close_ns, ts_end=session.end_ns)
-        for book, bar in ((self._hours, hour), (self._days, day)):
-            book[bar.contract] = merge_bars(book[bar.contract], bar) if bar.contract in book else bar
+            self._hours[minute.contract] = merge_bars(hour, minute)
+        if day is None:
+            self._days[minute.contract] = self._day_of(minute, hours)
+        else:
+            self._days[minute.contract] = merge_bars(day, minute)
+
+    def _day_of(self, minute: Bar, hours: SessionHours) -> Bar:
+        if minute.ts_start < hours.close_ns:
+            return attrs.evolve(minute, ts_start=min(hours.open_ns, minute.ts_start), ts_end=hours.close_ns)
+        # After its root's close a trade belongs to no exchange session: it goes with the rest of the file.
+        return attrs.evolve(minute, ts_start=hours.close_ns, ts_end=self._opened().end_ns)
