@@ -53,19 +53,50 @@ class ReplayResult:
     """The file's first event: what was run, and with which code and libraries."""
 
 
+class RecallingCodec:
+    """A codec that need not read again what it has just written: bytes that a replay expects are its own event.
+
+    Read a journal through it, and each decision that is on record byte for byte costs no decoding.
+    """
+
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._expected: dict[tuple[str, int, str], Event] = {}
+
+    def encode(self, event: Event) -> str | bytes:
+        raw = self._codec.encode(event)
+        if isinstance(raw, str):
+            name = type(event).__name__
+            self._expected[name, EVENT_VERSIONS[name], raw] = event
+        return raw
+
+    def decode(self, type: str, version: int, raw: str | bytes) -> Event:
+        known = self._expected.pop((type, version, raw), None) if isinstance(raw, str) else None
+        return self._codec.decode(type, version, raw) if known is None else known
+
+
+@attrs.frozen
+class _Decided:
+    """What a machine has decided, and its form in the journal."""
+
+    event: Event
+    raw: str | bytes
+
+
 class _Expected:
     """What the machines have decided and the record has not shown yet."""
 
-    def __init__(self) -> None:
-        self._events: dict[tuple[str, int, int], Event] = {}
+    def __init__(self, codec: Codec) -> None:
+        self._codec = codec
+        self._events: dict[tuple[str, int, int], _Decided] = {}
         self._last: dict[str, tuple[int, int]] = {}
         """(cause, idx) of each machine's last decision on record."""
 
     def add(self, source: str, cause: int, outputs: tuple[Event, ...]) -> None:
         for idx, event in enumerate(outputs):
-            self._events[source, cause, idx] = event
+            self._events[source, cause, idx] = _Decided(event, self._codec.encode(event))
 
-    def take(self, envelope: Envelope) -> Event | None:
+    def take(self, envelope: Envelope) -> _Decided | None:
         return self._events.pop((envelope.source, envelope.cause or 0, envelope.idx), None)
 
     def is_in_order(self, envelope: Envelope) -> bool:
@@ -75,14 +106,14 @@ class _Expected:
         self._last[envelope.source] = place
         return place >= before
 
-    def missing(self, *, is_finished: bool) -> tuple[str, int, Event] | None:
+    def missing(self, *, is_finished: bool) -> tuple[str, int, _Decided] | None:
         """The earliest decision that the record should hold and does not.
 
         A file that was cut off may end before the last decisions of each machine.
         """
-        for (source, cause, _), event in sorted(self._events.items(), key=lambda item: item[0][1:]):
+        for (source, cause, _), decided in sorted(self._events.items(), key=lambda item: item[0][1:]):
             if is_finished or cause <= self._last.get(source, (0, 0))[0]:
-                return source, cause, event
+                return source, cause, decided
         return None
 
 
@@ -114,16 +145,15 @@ class _Replayer:
     def __init__(self, parts: MachineParts, codec: Codec) -> None:
         self.counts = {"events": 0, "inputs": 0, "compared": 0, "decisions": 0, "orders": 0}
         self.opened: SessionOpened | None = None
-        self._codec = codec
         self._machines = MachineSet(parts)
-        self._expected = _Expected()
+        self._expected = _Expected(codec)
 
     def step(self, envelope: Envelope) -> Divergence | None:
         """Compare a decision, or take an input; then let the machines answer it."""
         self._count(envelope)
         if envelope.source in _MACHINES:
             is_in_order = self._expected.is_in_order(envelope)
-            divergence = _compare(envelope, self._expected.take(envelope), self._codec)
+            divergence = _compare(envelope, self._expected.take(envelope))
             if divergence is not None:
                 return divergence
             if not is_in_order:
@@ -145,7 +175,7 @@ class _Replayer:
         missing = self._expected.missing(is_finished=is_orphan or (is_finished and found is None))
         if missing is None:
             return found
-        source, cause, event = missing
+        source, cause, decided = missing
         if found is not None and cause >= (found.cause or found.seq):
             return found
         return Divergence(
@@ -153,9 +183,9 @@ class _Replayer:
             source=source,
             cause=cause,
             kind="not on record",
-            type=type(event).__name__,
+            type=type(decided.event).__name__,
             recorded=None,
-            replayed=_plain(self._codec.encode(event)),
+            replayed=_plain(decided.raw),
             fields=(),
         )
 
@@ -168,18 +198,17 @@ class _Replayer:
             self.opened = envelope.payload
 
 
-def _compare(envelope: Envelope, again: Event | None, codec: Codec) -> Divergence | None:
+def _compare(envelope: Envelope, again: _Decided | None) -> Divergence | None:
     if again is None:
         return _diverged(envelope, "not decided again", None)
-    if type(again).__name__ == envelope.type:
-        if envelope.version == EVENT_VERSIONS[envelope.type]:
-            is_same = codec.encode(again) == envelope.raw
-        else:
-            is_same = again == envelope.payload  # written by an older version: equal once upcast
-        if is_same:
-            return _compare_columns(envelope, again)
-        return _diverged(envelope, "differs", codec.encode(again))
-    return _diverged(envelope, f"differs: {type(again).__name__} was decided instead", codec.encode(again))
+    name = type(again.event).__name__
+    if name != envelope.type:
+        return _diverged(envelope, f"differs: {name} was decided instead", again.raw)
+    if envelope.version == EVENT_VERSIONS[envelope.type]:
+        is_same = again.raw == envelope.raw
+    else:
+        is_same = again.event == envelope.payload  # written by an older version: equal once upcast
+    return _compare_columns(envelope, again.event) if is_same else _diverged(envelope, "differs", again.raw)
 
 
 def _compare_columns(envelope: Envelope, again: Event) -> Divergence | None:

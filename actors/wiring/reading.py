@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from actors.opening import opening_of
-from actors.replay import replay
+from actors.replay import RecallingCodec, replay
 from actors.report import RunningProgram, SegmentReplay, replay_report, replay_words
 from actors.veto_models import find_models
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts
@@ -61,7 +61,7 @@ def replay_command(file: Path, *, as_json: bool, until: int | None, models_dir: 
     Raises JournalUnreadable (exit 2) for a file that is not the record any more.
     """
     started_s = time.perf_counter()
-    codec = Codec()
+    codec = RecallingCodec(Codec())
     paths = segments_of(file)
     replayed: list[SegmentReplay] = []
     for path in paths:
