@@ -21,11 +21,9 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from domain.errors import OurError
 
-
-class OutsideWorldError(OurError):
-    """Something in a replay asked for what is not in the record."""
+class OutsideWorldError(BaseException):
+    """Something in a replay asked for what is not in the record. No handler of errors on the way may swallow it."""
 
 
 def _refusal(name: str) -> Callable[..., NoReturn]:

@@ -1,7 +1,7 @@
 """Which file the process goes on with, and the events that a new file begins with.
 
-An unfinished file of the same program, settings and models is continued; of other ones,
-its session gets a new segment that starts from its fold; a finished one is
+An unfinished file of the same program, libraries, settings and models is continued; of
+other ones, its session gets a new segment that starts from its fold; a finished one is
 followed by the next session. Live, paper and demo files never mix in one directory.
 """
 
@@ -134,9 +134,11 @@ class Opener:
 
     def _is_same_program(self, opened: SessionOpened) -> bool:
         plan = self.plan
-        return (opened.code_digest, opened.config_digest, opened.models, opened.seed) == (
+        # Libraries too: another numpy may give a score other last bits, and catching up compares all of them.
+        return (opened.code_digest, opened.config_digest, dict(opened.libraries), opened.models, opened.seed) == (
             plan.code_digest,
             plan.config_digest,
+            dict(plan.libraries),
             plan.models,
             plan.seed,
         )

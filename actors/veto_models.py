@@ -34,15 +34,20 @@ class LoadedModels:
     records: tuple[ModelRecord, ...]
 
 
-def load_models(roots: Iterable[TradedRoot], models_dir: Path) -> LoadedModels:
-    """The bundle of each traded root. One that must not be used is logged and stands on record with its reason."""
+def load_models(roots: Iterable[TradedRoot], models_dir: Path, *, for_money: bool) -> LoadedModels:
+    """The bundle of each traded root. One that must not be used is logged and stands on record with its reason.
+
+    `for_money` (`mode: live`) refuses what was trained on a simulated market.
+    """
     bundles: dict[str, ModelBundle] = {}
     records = []
     for root in roots:
         if root.is_reference:
             continue
         try:
-            bundle = load_model_bundle(root.root, models_dir, signal_product=root.data_product)
+            bundle = load_model_bundle(
+                root.root, models_dir, signal_product=root.data_product, allow_simulated=not for_money
+            )
         except BundleRefused as error:
             log.warning("no entries of this root: its model is refused", root=root.root, reason=str(error))
             records.append(ModelRecord(root=root.root, refusal=error.reason))
@@ -67,8 +72,7 @@ def keep(bundles: Iterable[ModelBundle], journal_dir: Path) -> None:
     """Copy bundles beside the journal, each digest once. Raises OperatorError when that cannot be written."""
     for bundle in bundles:
         place = journal_dir / KEPT / bundle.digest / bundle.root
-        with suppress(BundleRefused):
-            load_model_bundle(bundle.root, place.parent)
+        if _kept(bundle.root, bundle.digest, journal_dir) is not None:
             continue
         unfinished = place.with_name(f"{bundle.root}.tmp")
         try:
@@ -76,12 +80,23 @@ def keep(bundles: Iterable[ModelBundle], journal_dir: Path) -> None:
                 shutil.rmtree(damaged, ignore_errors=True)
             shutil.copytree(bundle.directory, unfinished)
             unfinished.rename(place)
+            if _kept(bundle.root, bundle.digest, journal_dir) is None:
+                raise OSError("it has changed since it was loaded")
         except OSError as error:
             raise OperatorError(
                 f"the model of {bundle.root} cannot be kept here: {error.strerror or error}",
                 where=str(place),
                 fix="see that journal_dir is writable and has space",
             ) from error
+
+
+def _kept(root: str, digest: str, journal_dir: Path) -> ModelBundle | None:
+    """The kept bundle that is what its directory says, or None."""
+    try:
+        bundle = load_model_bundle(root, journal_dir / KEPT / digest)
+    except BundleRefused:
+        return None
+    return bundle if bundle.digest == digest else None
 
 
 def find_models(
@@ -95,9 +110,10 @@ def find_models(
     for record in records:
         if record.refusal:
             continue
-        places = (journal_dir / KEPT / record.digest, BUNDLES) if models_dir is None else (models_dir,)
-        for place in places:
+        bundle = _kept(record.root, record.digest, journal_dir) if models_dir is None else None
+        if bundle is None:
             with suppress(BundleRefused):
-                found[record.root] = load_model_bundle(record.root, place)
-                break
+                bundle = load_model_bundle(record.root, models_dir or BUNDLES)
+        if bundle is not None:
+            found[record.root] = bundle
     return found

@@ -92,7 +92,8 @@ class CarriedPercentile:
 class FeatureBook:
     """Windows and populations of every root. `bases` says which populations a root keeps (`required_bases`)."""
 
-    def __init__(self, *, bases: Mapping[str, Collection[str]]) -> None:
+    def __init__(self, *, bases: Mapping[str, Collection[str]], days_since: int = 0) -> None:
+        self._days_since = days_since
         self._populations: dict[str, dict[str, _Population]] = {
             root: {name: _Population(BASES[name]) for name in sorted(names)} for root, names in sorted(bases.items())
         }
@@ -200,7 +201,7 @@ class FeatureBook:
         Raises OurError without such a bar, OperatorError for an unknown version.
         """
         known = features_of(version)
-        view = _View(root, self._windows, self._populations.get(root, {}))
+        view = _View(root, self._windows, self._populations.get(root, {}), self._days_since)
         results = [view.evaluate(known.get(name), name) for name in names]
         absent = [(name, result.reason) for name, result in zip(names, results, strict=True) if result.value is None]
         return FeatureVector(
@@ -324,8 +325,13 @@ class _View:
     """What one root sees at the end of its last completed hour bar."""
 
     def __init__(
-        self, root: str, windows: Mapping[tuple[str, Timeframe], BarWindow], populations: Mapping[str, _Population]
+        self,
+        root: str,
+        windows: Mapping[tuple[str, Timeframe], BarWindow],
+        populations: Mapping[str, _Population],
+        days_since: int,
     ) -> None:
+        self._days_since = days_since
         hours = windows.get((root, "1h"))
         if hours is None:
             raise OurError(f"{root} has no completed hour bar")
@@ -357,6 +363,8 @@ class _View:
         if place.reason or place.window is None:
             return _Result(None, place.reason)
         carried = min(place.carried, feature.window - 1)
+        if place.window.has_hole(place.count, feature.window - carried):
+            return _Result(None, f"{root} {source.timeframe}: days without a bar inside the window")
         if carried == 0 and place.count == place.window.count:
             value = place.window.value(feature)
         else:
@@ -375,6 +383,8 @@ class _View:
             return _Result(None, place.reason)
         if place.window.end_of(place.count) != population.ranked_ns:
             return _Result(None, f"{self._root} {base.timeframe}: the population {name} stands at another bar")
+        if place.window.has_hole(place.count, base.window):
+            return _Result(None, f"{self._root} {base.timeframe}: days without a bar inside the window")
         percentile = population.percentile()
         if percentile is None:
             return _Result(None, _why(f"{self._root} {base.timeframe}", place.count, base.window))
@@ -398,6 +408,8 @@ class _View:
                 return _Place(None, reason=f"{root} 1h: no trade for {age / HOUR:.1f} h")
             hours = self._hours.until(self.ts) - self._hours.until(end)
             return _Place(window, count, hours)
+        if end < self._days_since:
+            return _Place(None, reason=f"{root} 1d: lacks the last completed day")
         if root == self._root:
             hours = self._hours.started_since(end, self._hours.until(self.ts))
             return _Place(window, count, reason=f"{root} 1d: {hours} hours old" if hours > HOURS_PER_DAY else "")

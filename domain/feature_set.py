@@ -37,8 +37,10 @@ from domain.indicators import (
     strictly_below,
     z,
 )
-from domain.units import PRICE_SCALE
+from domain.units import HOUR, PRICE_SCALE
 
+LONGEST_CLOSURE = 98 * HOUR
+"""No exchange holiday keeps a market shut for longer: a longer pause between two bars is data that is not there."""
 LOOKBACK = 252
 """Bars of the long windows: z-scores, ATR percentile. A year of days."""
 
@@ -80,12 +82,16 @@ class BarWindow:
         self._memo: dict[tuple[object, int], float | None] = {}
         self.last_end = 0
         """The end of the last bar; 0 before the first."""
+        self._continuous_from = 0
+        """The start of the first bar after the last pause longer than LONGEST_CLOSURE."""
 
     def append(self, start: int, end: int, values: Sequence[int]) -> None:
         if end <= self.last_end:
             raise OurError(f"{self._name}: a bar that ends at {end} after one that ends at {self.last_end}")
         if self.count == 2 * self._capacity:
             self._compact()
+        if self.last_end and start - self.last_end > LONGEST_CLOSURE:
+            self._continuous_from = start
         at = self.count
         self._prices_and_volume[:, at] = values
         self._starts[at], self._ends[at] = start, end
@@ -99,6 +105,10 @@ class BarWindow:
         ends = rows[:, 1]
         if int(ends[0]) <= self.last_end or not (ends[1:] > ends[:-1]).all():
             raise OurError(f"{self._name}: the history's bars are not in order after {self.last_end}")
+        before = np.concatenate(([self.last_end or int(rows[0, 0])], ends[:-1]))
+        pauses = np.flatnonzero(rows[:, 0] - before > LONGEST_CLOSURE)
+        if len(pauses):
+            self._continuous_from = int(rows[pauses[-1], 0])
         rows = rows[-self._capacity :]
         if self.count + len(rows) > 2 * self._capacity:
             self._compact()
@@ -114,6 +124,11 @@ class BarWindow:
         self._prices_and_volume[:, :count] = self._prices_and_volume[:, kept].copy()
         self._starts[:count], self._ends[:count] = self._starts[kept].copy(), self._ends[kept].copy()
         self.count = count
+
+    def has_hole(self, count: int, bars: int) -> bool:
+        """Whether the last `bars` of the first `count` bars lie on both sides of a pause no market makes."""
+        first = count - bars
+        return first >= 0 and int(self._starts[first]) < self._continuous_from
 
     def until(self, ts: int) -> int:
         """How many of the bars held had ended by `ts`."""

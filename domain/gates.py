@@ -14,7 +14,7 @@ import attrs
 
 from domain.errors import OperatorError
 from domain.ibs import Ibs, StrategySettings
-from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
+from domain.sessions import STRATEGY_ZONE, SessionHours, local_time, to_nanos
 from domain.units import SECOND, Nanos, Price, price_to_float
 from domain.veto import Verdict
 
@@ -64,6 +64,16 @@ def time_gate(bar_start: Nanos, windows: Sequence[TimeWindow]) -> Gate:
     passed = any(window.start_minute <= minute < window.end_minute for window in windows)
     value = dt.time(local.hour, local.minute).isoformat("minutes")
     return Gate(name="time_window", is_passed=passed, value=value, reason="" if passed else "outside_time_window")
+
+
+def session_gate(bar_start: Nanos, bar_end: Nanos, hours: SessionHours | None) -> Gate:
+    """Passes when the bar lies inside its root's hours of the session; without hours (a backtest) always.
+
+    An early close off the hour leaves an hour bar that ends when the market is shut: at its end nothing can be filled.
+    """
+    passed = hours is None or (hours.open_ns <= bar_start and bar_end <= hours.close_ns)
+    value = "off" if hours is None else ("inside" if passed else "outside")
+    return Gate(name="session", is_passed=passed, value=value, reason="" if passed else "outside_session")
 
 
 def ibs_gate(ibs: Ibs, low: float, high: float) -> Gate:

@@ -7,7 +7,8 @@ model, a refused one, a missing input) refuses the entry with its reason.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import attrs
 
@@ -17,6 +18,8 @@ from domain.features import required_bases
 from domain.gates import Gate, unscored_gate, veto_gate
 from domain.units import Nanos
 from domain.veto import Score, Verdict, VetoModel, unusable_features
+
+_T = TypeVar("_T")
 
 
 @attrs.frozen(kw_only=True)
@@ -41,16 +44,20 @@ class Scorer:
         refusals: Mapping[str, str] | None = None,
         carried: Sequence[CarriedPercentile] = (),
         tables: Sequence[BarTable] = (),
+        days_since: int = 0,
     ) -> None:
         """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
         `carried`: the session before's `percentiles()`; what grew from another model is left out.
-        `tables`: completed hours and days, adjusted for rolls.
+        `tables`: completed hours and days, adjusted for rolls. `days_since`: a last completed day that
+        ended before it is out of date.
         """
         self._models = dict(sorted(models.items()))
         self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
         self._refusals = dict(refusals or {})
         bases = {root: required_bases(model.features, model.feature_set) for root, model in self._models.items()}
-        self._book = FeatureBook(bases=bases)
+        self._book = FeatureBook(bases=bases, days_since=days_since)
+        self._failed: dict[str, str] = {}
+        """Roots whose features or score raised: they enter nothing more, and everybody else goes on."""
         for root, model in self._models.items():
             for base in bases[root]:
                 values = [float(value) for value in model.populations[base]]
@@ -62,14 +69,28 @@ class Scorer:
 
     def add_hour(self, bar: Bar) -> None:
         """Take a completed hour bar of a root's active contract."""
-        self._book.add_hour(bar)
+        self._guarded(bar.root, self._book.add_hour, bar)
 
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar of a root's active contract."""
-        self._book.add_day(bar)
+        self._guarded(bar.root, self._book.add_day, bar)
 
     def judge(self, root: str, bar_end: Nanos) -> Judgement:
-        """What the root's model says of the hour bar that ends at `bar_end`, which must have been added."""
+        """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
+
+        Never raises: an exit of any root must not depend on it.
+        """
+        judgement = None if root in self._failed else self._guarded(root, self._judge, root, bar_end)
+        return judgement or Judgement(gate=unscored_gate("veto_failed", self._failed[root]))
+
+    def _guarded(self, root: str, work: Callable[..., _T], *arguments: object) -> _T | None:
+        try:
+            return work(*arguments)
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this root its entries and no more
+            self._failed.setdefault(root, f"{type(error).__name__}: {error}")
+            return None
+
+    def _judge(self, root: str, bar_end: Nanos) -> Judgement:
         model = self._models.get(root)
         if model is None:
             return Judgement(gate=unscored_gate(f"veto_model_{self._refusals.get(root, 'missing')}"))

@@ -19,6 +19,7 @@ Price = NewType("Price", int)
 SECOND = Nanos(1_000_000_000)
 MINUTE = Nanos(60 * SECOND)
 HOUR = Nanos(60 * MINUTE)
+DAY = Nanos(24 * HOUR)
 
 PRICE_SCALE = 1_000_000_000
 UNDEF_PRICE = 2**63 - 1

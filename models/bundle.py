@@ -126,12 +126,17 @@ def strategy_kwargs_from_bundle(bundle: ModelBundle) -> dict[str, Any]:
 
 
 def load_model_bundle(
-    root: str, models_dir: Path | str | None = None, *, signal_product: str | None = None
+    root: str,
+    models_dir: Path | str | None = None,
+    *,
+    signal_product: str | None = None,
+    allow_simulated: bool = True,
 ) -> ModelBundle:
     """The bundle of `root` below `models_dir` (default: `models/bundles`).
 
     Its features must be in the registry. `signal_product`: what the root's bars are made from, compared
-    with the manifest when given. Raises BundleRefused with the reason.
+    with the manifest when given. `allow_simulated`: take one that was trained on a simulated market.
+    Raises BundleRefused with the reason.
     """
     directory = _directory(root, models_dir)
     path = directory / "manifest.yml"
@@ -143,6 +148,8 @@ def load_model_bundle(
     if signal_product is not None and description.signal_product != signal_product:
         what = f"trained on {description.signal_product}, used on {signal_product}"
         raise BundleRefused("product_mismatch", what, where=path)
+    if description.market == "simulated" and not allow_simulated:
+        raise BundleRefused("simulated_market", "trained on a simulated market, which proves nothing", where=path)
     bases = _bases_of(description, path)
     contents = {name: _checked_bytes(directory / name, manifest.files[name]) for name in FILES}
     populations = _read_populations(contents["populations.npz"], directory / "populations.npz")

@@ -36,6 +36,7 @@ Reason = Literal[
     "library_version",  # load_estimator only
     "root_mismatch",
     "product_mismatch",
+    "simulated_market",  # where real money is traded
     "duplicate_feature",
     "unknown_feature",
     "population_missing",  # of a percentile that a feature ranks
@@ -70,6 +71,8 @@ class BundleDescription:
     root: str
     signal_product: str
     """Product whose bars made the features and labels (ES), whatever is ordered (MES)."""
+    market: Literal["recorded", "simulated"]
+    """Where the training data came from. A simulated market proves nothing about a real one."""
     feature_set: str
     """Version of the feature registry the names belong to."""
     features: tuple[str, ...]
@@ -144,6 +147,10 @@ class Manifest:
             raise BundleRefused("duplicate_feature", f"features: twice {', '.join(twice)}", where=path)
         if fields["populations"] != _POPULATIONS:
             raise BundleRefused("malformed", f"populations: expected {_POPULATIONS}", where=path)
+        if fields["market"] not in ("recorded", "simulated"):
+            raise BundleRefused(
+                "malformed", f"market: {fields['market']!r} is neither recorded nor simulated", where=path
+            )
         start, end = _texts("training_window", [window.get("start"), window.get("end")], path)
         description = BundleDescription(
             **{name: _typed(fields, name, str, path) for name in _TEXTS},
@@ -171,7 +178,7 @@ class Manifest:
 
 _POPULATIONS = {"file": "populations.npz", "kind": "bars"}
 """Percentile populations of one value per bar; one per trade would be another kind."""
-_TEXTS = ("root", "signal_product", "feature_set", "data_digest", "label", "command")
+_TEXTS = ("root", "signal_product", "market", "feature_set", "data_digest", "label", "command")
 _KEYS = frozenset(
     {
         *_TEXTS,
@@ -198,7 +205,7 @@ def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     """The file's mapping with exactly the keys of this format."""
     try:
         fields = yaml.load(raw, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise BundleRefused("malformed", f"not YAML: {error}", where=path) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise BundleRefused("malformed", "is no manifest: format_version is missing", where=path)

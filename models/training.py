@@ -175,7 +175,8 @@ def train(rows: Sequence[Row], sessions: Sequence[dt.date], plan: TrainingPlan) 
         learned = _learnable(table, tested, plan.embargo_ns)
         estimator = _fitted(table, learned, tested, plan)
         unseen[tested] = estimator.predict_proba(table.values[tested])[:, 1]
-        folds.append({"fold": number, "from": _day(block[0]), "learned_from": int(learned.sum())})
+        begin = _day(block[0])
+        folds.append({"fold": number, "from": begin, "learned_from": int(learned.sum()), "threshold": "chosen on it"})
     in_folds = ~np.isnan(unseen)
     threshold, tried = _threshold(unseen[in_folds], table.pnl[in_folds], plan.kept_share)
     for fold, block in zip(folds, blocks[1:], strict=True):
@@ -245,7 +246,7 @@ def _fitted(
 def _threshold(
     probabilities: npt.NDArray[np.float64], pnl: npt.NDArray[np.float64], kept_share: float
 ) -> tuple[float, int]:
-    """The best net P&L on unseen trades among the deciles that keep enough of them, and how many were tried.
+    """The best net P&L on the folds' trades among the twentieths that keep enough of them, and how many were tried.
 
     The threshold lies between two probabilities, where no trade stands on it.
     """

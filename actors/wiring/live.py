@@ -73,7 +73,7 @@ def live_command(request: LiveRequest) -> int:
             register_secret(secret)
     models = LoadedModels(bundles={}, records=())
     if config.strategy.veto:
-        models = load_models(config.roots, config.models_dir)
+        models = load_models(config.roots, config.models_dir, for_money=config.mode == "live")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

@@ -39,7 +39,7 @@ from domain.gates import auto_close_deadline
 from domain.orders import Order, OrderState, Side, signal_id
 from domain.positions import Position, net_pnl
 from domain.scorer import Scorer
-from domain.units import HOUR, MINUTE, Nanos, Price, float_to_price
+from domain.units import DAY, HOUR, MINUTE, Nanos, Price, float_to_price
 from domain.veto import VetoModel
 
 _TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
@@ -47,12 +47,11 @@ _TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
 
 @attrs.frozen(kw_only=True)
 class _Feeds:
-    """The engine's feeds: per timeframe and contract for bars, per root for history."""
+    """The engine's feeds, per timeframe by contract."""
 
     minutes: dict[str, SliceFeed]
     hours: dict[str, SliceFeed]
     days: dict[str, SliceFeed]
-    by_root: dict[tuple[str, Timeframe], SliceFeed]
 
 
 class CerebroEngine:
@@ -260,12 +259,11 @@ class CerebroEngine:
     # --------------------------------------------------------- opening
 
     def _add_feeds(self, plans: Sequence[RootPlan]) -> _Feeds:
-        by_root: dict[tuple[str, Timeframe], SliceFeed] = {}
         of_contract: dict[Timeframe, dict[str, SliceFeed]] = {timeframe: {} for timeframe in _TIMEFRAMES}
         for timeframe in _TIMEFRAMES:
             for plan in plans:
                 feed = self._add_feed(feed_name(plan.root, timeframe), timeframe)
-                by_root[plan.root, timeframe] = of_contract[timeframe][plan.contract] = feed
+                of_contract[timeframe][plan.contract] = feed
         for plan in plans:
             for contract in plan.held_contracts:
                 of_contract["1m"][contract] = self._add_feed(feed_name(plan.root, "1m", contract), "1m")
@@ -277,7 +275,7 @@ class CerebroEngine:
                     multiplier=float(root.order_spec.multiplier),
                     commission=float(root.commission_per_side),
                 )
-        return _Feeds(minutes=of_contract["1m"], hours=of_contract["1h"], days=of_contract["1d"], by_root=by_root)
+        return _Feeds(minutes=of_contract["1m"], hours=of_contract["1h"], days=of_contract["1d"])
 
     def _add_feed(self, name: str, timeframe: Timeframe) -> SliceFeed:
         feed = SliceFeed(**TIMEFRAMES[timeframe])
@@ -312,6 +310,7 @@ class CerebroEngine:
         for position in carried.positions if carried else ():
             known.setdefault(position.contract, position.price)
         self._strategy.is_armed = False
+        self._strategy.begin_at(ts)
         bars = []
         for plan in plans:
             for contract in (plan.contract, *plan.held_contracts):
@@ -393,6 +392,8 @@ def _scorer_of(
         refusals={record.root: record.refusal for record in opened.models if record.refusal},
         carried=() if carried is None else carried.percentiles,
         tables=tables,
+        # The session starts where the one before ended; a product that closed earlier that day is still of it.
+        days_since=opened.session.start_ns - DAY,
     )
 
 

@@ -38,6 +38,7 @@ from domain.gates import (
     pending_gate,
     pivot_gate,
     position_gate,
+    session_gate,
     time_gate,
     unscored_gate,
     warmup_gate,
@@ -212,6 +213,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         return (
             warmup_gate(state.completed, settings),
             freshness_gate(is_late=self.is_late),
+            session_gate(bar.start, bar.end, state.plan.hours),
             time_gate(bar.start, self._windows),
             ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
             pivot,
@@ -389,6 +391,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         )
 
     # ------------------------------------------------- history, carried state
+
+    def begin_at(self, ts: Nanos) -> None:
+        """The moment before the first turn: it tells the two moments of a repeated autumn hour apart."""
+        self._now = ts
 
     def warm_up(self, root: str, highs: list[Price], lows: list[Price]) -> None:
         """Completed decision bars before the first one that decides, oldest first."""

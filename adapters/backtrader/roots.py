@@ -12,6 +12,7 @@ from domain.errors import OperatorError, OurError
 from domain.events import RootMemory, SessionOpened, StateCarried
 from domain.ibs import Ibs, StrategySettings
 from domain.orders import Intent
+from domain.sessions import SessionHours
 from domain.units import Nanos, Price
 
 WINDOW_BARS = 250
@@ -31,6 +32,8 @@ class RootPlan:
     quantity: int
     tick_size: Price
     held_contracts: tuple[str, ...] = ()
+    hours: SessionHours | None = None
+    """The root's hours of the session that is traded; None in a backtest over many."""
 
 
 def plans_of(opened: SessionOpened, carried: StateCarried | None) -> tuple[RootPlan, ...]:
@@ -51,6 +54,7 @@ def plans_of(opened: SessionOpened, carried: StateCarried | None) -> tuple[RootP
                     quantity=root.quantity,
                     tick_size=root.data_spec.tick_size,
                     held_contracts=tuple(held.pop(root.root, ())),
+                    hours=opened.session.hours_of(root.root),
                 )
             )
     if held:

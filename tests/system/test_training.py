@@ -44,7 +44,7 @@ def test_the_demos_bundles_load_and_say_how_they_were_made(root: object) -> None
     said = bundle.manifest.description
     assert bundle.features == FEATURES
     assert said.command == "python -m actors.main train --demo --seed 1 --sessions 120"
-    assert said.metrics["market"] == "simulated, no claim of profit"
+    assert said.market == "simulated"
     hold_out = said.metrics["hold_out"]
     assert hold_out["without_veto"]["trades"] >= hold_out["with_veto"]["trades"] > 0
     better = hold_out["with_veto"]["net_pnl"] > hold_out["without_veto"]["net_pnl"]
