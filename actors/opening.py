@@ -7,7 +7,7 @@ followed by the next session. Live, paper and demo files never mix in one direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,10 @@ import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
+from domain.bars import BarTable
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened
+from domain.features import required_inputs
 from domain.ibs import StrategySettings
 from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot, parse_contract
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
@@ -193,6 +195,10 @@ class Opener:
         carried = left.carried if left is not None else fresh_state()
         path = self.journals.create(opened.session.date.isoformat(), opened.segment)
         log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
+        for root, lacking in lacking_inputs(opened.models, history.tables):
+            log.warning(
+                "no entries of this root until it has the bars that its model reads", root=root, lacking=lacking
+            )
         for position in carried.positions:
             log.warning("position carried", root=position.root, contract=position.contract, quantity=position.quantity)
         return OpenedFile(path=path, opened=opened, opening=(opened, history, carried))
@@ -283,6 +289,20 @@ def opening_of(journal: JournalFile) -> SessionOpened:
     if first is None or not isinstance(first.payload, SessionOpened):
         raise JournalUnreadable(f"{journal.path}: the first event is not SessionOpened")
     return first.payload
+
+
+def lacking_inputs(models: Sequence[ModelRecord], tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
+    """(root, what is too short in words) of each model that the history does not suffice for."""
+    held = {(table.root, table.timeframe): len(table) for table in tables}
+    for model in models:
+        needs = required_inputs(model.features, model.feature_set) if not model.refusal else ()
+        short = [
+            f"{need.root or model.root} {need.timeframe}: {bars} of {need.bars}"
+            for need in needs
+            if (bars := held.get((need.root or model.root, need.timeframe), 0)) < need.bars
+        ]
+        if short:
+            yield model.root, ", ".join(short)
 
 
 def _label(mode: str, is_demo: bool, account: str) -> str:

@@ -37,6 +37,7 @@ def small_bundle(
     values: dict[str, Any] = {
         "root": root,
         "signal_product": root,
+        "market": "simulated",
         "feature_set": "v2",
         "features": names,
         "threshold": 0.5,

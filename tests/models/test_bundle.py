@@ -36,6 +36,7 @@ Y = (X[:, 0] + RNG.normal(size=200) > 0).astype(int)
 DESCRIPTION = BundleDescription(
     root="ES",
     signal_product="ES",
+    market="simulated",
     feature_set="v2",
     features=FEATURES,
     threshold=0.55,

@@ -68,6 +68,7 @@ def small_bundle(root: str, models_dir: Path) -> None:
         BundleDescription(
             root=root,
             signal_product={"ES": "MES", "CL": "MCL", "GC": "MGC"}[root],
+            market="simulated",
             feature_set="v2",
             features=FEATURES,
             threshold=0.45,
