@@ -72,8 +72,8 @@ def session_gate(bar_start: Nanos, bar_end: Nanos, hours: SessionHours | None) -
     An early close off the hour leaves an hour bar that ends when the market is shut: at its end nothing can be filled.
     """
     passed = hours is None or (hours.open_ns <= bar_start and bar_end <= hours.close_ns)
-    value = "off" if hours is None else ("inside" if passed else "outside")
-    return Gate(name="session", is_passed=passed, value=value, reason="" if passed else "outside_session")
+    value, reason = ("inside", "") if passed else ("outside", "outside_session")
+    return Gate(name="session", is_passed=passed, value=value, reason=reason)
 
 
 def ibs_gate(ibs: Ibs, low: float, high: float) -> Gate:
