@@ -440,7 +440,9 @@ def summary(tally: Tally) -> list[str]:
         lines.append("positions  none")
     for root in sorted(tally.positions):
         position = tally.positions[root]
-        lines.append(f"position   {position.quantity:+d} {position.contract} from {price_to_decimal(position.price)}")
+        unknown = ", UNKNOWN" if position.is_unknown else ""
+        price = price_to_decimal(position.price)
+        lines.append(f"position   {position.quantity:+d} {position.contract} from {price}{unknown}")
     return lines
 
 

@@ -10,6 +10,7 @@ from domain.events import (
     ActorRestarted,
     ClockTicked,
     FillAssumed,
+    OrderAmbiguous,
     OrderRequested,
     RiskDecided,
     SessionOpened,
@@ -19,6 +20,7 @@ from domain.events import (
     TradesReceived,
     VetoScored,
 )
+from domain.orders import Order
 from domain.positions import Position
 from domain.units import Nanos
 
@@ -41,6 +43,8 @@ class Tally:
         self.outcomes: Counter[str] = Counter()
         """Attempts' outcomes, by event type."""
         self.positions: dict[str, Position] = {}
+        """Held or, after an ambiguous entry, perhaps held: UNKNOWN."""
+        self._asked: dict[str, OrderRequested | Order] = {}
         self.realised_pnl = Decimal(0)
         self.closed_trades = 0
         self.restarts: Counter[str] = Counter()
@@ -70,9 +74,10 @@ class Tally:
                     self.refusals[reason] += 1
                 if reason == "vetoed":
                     self.vetoed.append(self._scores[root])
-            case OrderRequested(intent=intent, reason=reason):
+            case OrderRequested(intent=intent, reason=reason) as request:
                 if intent == "entry":
                     self.entries += 1
+                    self._asked[request.signal_id] = request
                 else:
                     self.exits[reason] += 1
             case RiskDecided(is_allowed=False, rule=rule):
@@ -83,8 +88,12 @@ class Tally:
                 self.restarts[actor] += 1
             case SessionOpened() as opened:
                 self.opened = opened
-            case StateCarried(positions=positions, realised_pnl=pnl):
+            case OrderAmbiguous() as outcome:
+                self.outcomes["OrderAmbiguous"] += 1
+                self._suspect(outcome, envelope.ts_ns)
+            case StateCarried(positions=positions, orders=orders, realised_pnl=pnl):
                 self.positions = {position.root: position for position in positions}
+                self._asked = {order.signal_id: order for order in orders if order.intent == "entry"}
                 self.realised_pnl = pnl
             case _:
                 if envelope.source == "execution.http":
@@ -104,3 +113,17 @@ class Tally:
             opened_ns=fill.ts,
             entry_signal_id=fill.signal_id,
         )
+
+    def _suspect(self, outcome: OrderAmbiguous, ts: Nanos) -> None:
+        """An entry that may have been received counts as held, as in Execution; an exit changes nothing."""
+        entry = self._asked.get(outcome.signal_id)
+        if entry is not None:
+            self.positions[entry.root] = Position(
+                root=entry.root,
+                contract=entry.contract,
+                quantity=entry.quantity if entry.side == "buy" else -entry.quantity,
+                price=entry.reference_price,
+                opened_ns=ts,
+                entry_signal_id=entry.signal_id,
+                is_unknown=True,
+            )

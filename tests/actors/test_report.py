@@ -553,3 +553,19 @@ def test_positions_that_are_left_open_are_named() -> None:
     lines = summary(tally_of(record.envelopes))
     assert lines[-1] == "position   -2 ESM4 from 5000"
     assert "-1,234.50 USD" in "\n".join(lines)
+
+
+def test_an_entry_that_may_have_been_received_is_among_the_positions_until_an_exit_has_filled() -> None:
+    record = Record()
+    record.put(opened_session())
+    record.put(request_of("entry-1", decided_ns=at(5)), source="strategy")
+    lost = OrderAmbiguous(root="ES", signal_id="entry-1", attempt=1, cause="read timeout")
+    record.put(lost, source="execution.http")
+    lines = summary(tally_of(record.envelopes))
+    assert lines[-1] == "position   +1 ESM4 from 5000, UNKNOWN"
+    assert "answers    OrderAmbiguous 1" in lines
+    record.put(request_of("exit-1", intent="exit", decided_ns=at(6)), source="strategy")
+    record.put(attrs.evolve(lost, signal_id="exit-1"), source="execution.http")
+    assert summary(tally_of(record.envelopes))[-1] == "position   +1 ESM4 from 5000, UNKNOWN"
+    record.put(attrs.evolve(fill_of(), signal_id="exit-1"), source="execution")
+    assert summary(tally_of(record.envelopes))[-1] == "positions  none"

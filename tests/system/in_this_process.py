@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ from domain.ibs import StrategySettings
 from domain.ports import Calendar, FeedSource, Webhook
 from domain.risk import RiskSettings
 from domain.units import Nanos
+
+traded_roots = cache(lambda: load_contract_map(CONTRACT_MAP_FILE).roots)
+"""Read once: a test may run the program hundreds of times."""
 
 
 class LiveInThread:
@@ -72,13 +76,16 @@ def live_in_thread(
     roots: tuple[str, ...],
     clock: Any = "feed",
     crashes: tuple[Crash, ...] = (),
+    faults: Faults | None = None,
+    risk: RiskSettings | None = None,
     queue_limit: int = 65_536,
     until_ns: Nanos | None = None,
     source: FeedSource | None = None,
+    watch: Callable[[FeedSource], FeedSource] = lambda source: source,
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
-    chosen = tuple(root for root in load_contract_map(CONTRACT_MAP_FILE).roots if root.root in roots)
+    chosen = tuple(root for root in traded_roots() if root.root in roots)
     plan = LivePlan(
         mode="paper",
         is_demo=False,
@@ -87,7 +94,7 @@ def live_in_thread(
         seed=1,
         roots=chosen,
         strategy=StrategySettings(**{"veto": False, "warmup_bars": 0, "pivot_gate": False, **strategy}),
-        risk=RiskSettings(),
+        risk=risk or RiskSettings(),
         version=VERSION,
         code_digest=code_digest(),
         config_digest="",
@@ -96,9 +103,10 @@ def live_in_thread(
     )
     codec = Codec()
     journals = SqliteJournals(directory / "journal", codec)
-    source = source or DatabentoSource(
+    client = DatabentoSource(
         key=key, dataset="GLBX.MDP3", gateway=HOST, port=port, heartbeat_interval_s=5, queue_limit=queue_limit
     )
+    source = watch(source or client)
     parts = LiveParts(
         journals=journals,
         codec=codec,
@@ -106,7 +114,7 @@ def live_in_thread(
         make_webhook=make_webhook,
         machine_parts=MACHINE_PARTS,
         now=lambda: Nanos(time.time_ns()),
-        faults=Faults(crashes),
+        faults=faults or Faults(crashes),
     )
     opener = Opener(
         plan=plan,

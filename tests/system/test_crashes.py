@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import random
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from in_this_process import envelopes, live_in_thread
-from journals import canonical, first_difference
+from journals import canonical, first_difference, restarts
 from market import KEY, assert_replays, trial_session
 
 from actors.faults import Crash
@@ -18,8 +17,6 @@ from actors.wiring import parse_time
 from adapters.calendar import CmeCalendar
 from adapters.databento.gateway import MAX_SPEED, Gateway, GatewayRequest, GatewayThread, build_source
 from adapters.databento.market_simulator import SimulatedMarket
-from adapters.sqlite.codec import Codec
-from adapters.sqlite.journal import JournalFile
 from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
 from adapters.traderspost.router import WebhookRouter
 
@@ -30,12 +27,6 @@ pytestmark = pytest.mark.system
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     journal, _ = trial_session(tmp_path_factory.mktemp("undisturbed"))
     return journal
-
-
-def restarts(journal: Path) -> Counter[str]:
-    """How often each actor was restarted, by the record."""
-    with JournalFile(journal, Codec()) as file:
-        return Counter(e.payload.actor for e in file.envelopes(types={"ActorRestarted"}))
 
 
 # Feed: at its first publish from SEQ on. Roll handles the opening events only.

@@ -1,35 +1,13 @@
-"""Files and sessions: sealing, going on in the next one, stopping, segments, kill -9."""
+"""Files and sessions: sealing, going on in the next one, segments."""
 
 from __future__ import annotations
 
 import datetime as dt
-import random
-import signal
-import subprocess
-import time
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
-from journals import canonical, first_difference
-from market import (
-    KEY,
-    STRATEGY,
-    WEBHOOK_PATH,
-    assert_replays,
-    command,
-    environment,
-    gateway,
-    ledger,
-    live,
-    only_journal,
-    replay,
-    traderspost,
-    trial_session,
-    wait_for,
-    write_config,
-)
+from market import STRATEGY, assert_replays, gateway, live, only_journal, replay, traderspost, write_config
 
 from adapters.databento.market_simulator import SimulatedMarket, session_dates
 from adapters.sqlite.codec import Codec
@@ -115,54 +93,3 @@ def test_changed_settings_open_a_segment_that_goes_on_from_the_fold(tmp_path: Pa
     assert carried.open_hours
     report = replay(paths[0])
     assert report.returncode == 0, report.stdout
-
-
-def last_seq(path: Path) -> int:
-    with JournalFile(path, Codec()) as journal:
-        return journal.head().seq
-
-
-def test_a_killed_process_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    undisturbed, _ = trial_session(tmp_path / "undisturbed")
-    chance = random.Random(20240501)
-    kills = 0
-    with (
-        gateway("--simulate", "--speed", "max", "--trades", "120000") as port,
-        traderspost("--clock", "request", "--unavailable", "MCL") as address,
-    ):
-        config = write_config(tmp_path / "killed", port=port, strategy=STRATEGY, risk="{max_positions: 6}")
-        arguments = command("live", "--config", str(config), "--until", "2024-05-01T02:30:00Z", "--jitter-ms", "3")
-        url = f"http://{address}{WEBHOOK_PATH}"
-        for target in sorted(chance.sample(range(100, 900), 3)):
-            process = subprocess.Popen(
-                arguments,
-                env=environment(TRADERSPOST_WEBHOOK_URL=url),
-                cwd=config.parent,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-            )
-            journal = config.parent / "journal" / "2024-05-01.db"
-            wait_for(journal)
-            while process.poll() is None and last_seq(journal) < target:
-                time.sleep(0.01)
-            if process.poll() is None:
-                process.send_signal(signal.SIGKILL)
-                kills += 1
-            process.wait(60)
-        ended = live(config, "--until", "2024-05-01T02:30:00Z", webhook=address)
-        assert ended.returncode == 0, ended.stderr[-2000:]
-        seen = ledger(address)["signals"]
-    journal = only_journal(tmp_path / "killed")
-    kinds = Counter(type(event).__name__ for event in events_of(journal, "OrderAmbiguous", "ActorRestarted"))
-    assert kills == 3
-    assert kinds["ActorRestarted"] == 3
-    entries = {
-        e.signal_id
-        for e in events_of(journal, "OrderRequested")
-        if e.intent == "entry"  # type: ignore[attr-defined]
-    }
-    assert all(record["accepted"] <= 1 for signal_id, record in seen.items() if signal_id in entries)
-    if kinds["OrderAmbiguous"] == 0:
-        assert first_difference(canonical(undisturbed), canonical(journal)) == ""
-    assert_replays(journal)
-    assert KEY.encode() not in journal.read_bytes()
