@@ -18,7 +18,7 @@ from domain.errors import OperatorError
 from domain.instruments import TradedRoot
 from domain.veto import ModelRecord, VetoModel
 from models.bundle import BUNDLES, ModelBundle, load_model_bundle
-from models.manifest import BundleRefused
+from models.manifest import FILES, BundleRefused
 
 KEPT = "models"
 """Directory of the kept bundles, inside the journal's."""
@@ -78,7 +78,9 @@ def keep(bundles: Iterable[ModelBundle], journal_dir: Path) -> None:
         try:
             for damaged in (unfinished, place):
                 shutil.rmtree(damaged, ignore_errors=True)
-            shutil.copytree(bundle.directory, unfinished)
+            unfinished.mkdir(parents=True)
+            for name in ("manifest.yml", *FILES):
+                shutil.copyfile(bundle.directory / name, unfinished / name)
             unfinished.rename(place)
             if _kept(bundle.root, bundle.digest, journal_dir) is None:
                 raise OSError("it has changed since it was loaded")

@@ -380,12 +380,12 @@ def test_sigterm_in_mid_session_stops_in_order_and_the_next_start_goes_on(tmp_pa
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MB."""
+    """A file system of 3 MB, more than half of which the kept models take."""
     place = tmp_path / "small"
     place.mkdir()
     try:
         mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=1m", "rooney-test", str(place)], capture_output=True, check=False
+            ["mount", "-t", "tmpfs", "-o", "size=3m", "rooney-test", str(place)], capture_output=True, check=False
         )
     except FileNotFoundError:
         pytest.skip("there is no `mount` here")
