@@ -16,7 +16,7 @@ import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
-from domain.bars import BarTable
+from domain.bars import BarTable, Timeframe
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened
 from domain.features import required_inputs
@@ -295,11 +295,14 @@ def lacking_inputs(models: Sequence[ModelRecord], tables: Sequence[BarTable]) ->
     """(root, what is too short in words) of each model that the history does not suffice for."""
     held = {(table.root, table.timeframe): len(table) for table in tables}
     for model in models:
-        needs = required_inputs(model.features, model.feature_set) if not model.refusal else ()
+        needs: dict[tuple[str, Timeframe], int] = {}
+        for need in required_inputs(model.features, model.feature_set) if not model.refusal else ():
+            place = (need.root or model.root, need.timeframe)
+            needs[place] = max(needs.get(place, 0), need.bars)
         short = [
-            f"{need.root or model.root} {need.timeframe}: {bars} of {need.bars}"
-            for need in needs
-            if (bars := held.get((need.root or model.root, need.timeframe), 0)) < need.bars
+            f"{root} {timeframe}: {held.get((root, timeframe), 0)} of {bars}"
+            for (root, timeframe), bars in needs.items()
+            if held.get((root, timeframe), 0) < bars
         ]
         if short:
             yield model.root, ", ".join(short)

@@ -408,7 +408,7 @@ class _View:
                 return _Place(None, reason=f"{root} 1h: no trade for {age / HOUR:.1f} h")
             hours = self._hours.until(self.ts) - self._hours.until(end)
             return _Place(window, count, hours)
-        if end < self._days_since:
+        if end <= self._days_since:
             return _Place(None, reason=f"{root} 1d: lacks the last completed day")
         if root == self._root:
             hours = self._hours.started_since(end, self._hours.until(self.ts))

@@ -20,6 +20,8 @@ from domain.units import Nanos
 from domain.veto import Score, Verdict, VetoModel, unusable_features
 
 _T = TypeVar("_T")
+_ALL = ""
+"""In place of a root: all of them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -49,7 +51,7 @@ class Scorer:
         """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
         `carried`: the session before's `percentiles()`; what grew from another model is left out.
         `tables`: completed hours and days, adjusted for rolls. `days_since`: a last completed day that
-        ended before it is out of date.
+        had ended by then is out of date.
         """
         self._models = dict(sorted(models.items()))
         self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
@@ -57,7 +59,8 @@ class Scorer:
         bases = {root: required_bases(model.features, model.feature_set) for root, model in self._models.items()}
         self._book = FeatureBook(bases=bases, days_since=days_since)
         self._failed: dict[str, str] = {}
-        """Roots whose features or score raised: they enter nothing more, and everybody else goes on."""
+        """By root what its features or its score raised: it enters nothing more, and everybody else goes on.
+        A bar that could not be taken leaves a hole for whoever reads it: that is for _ALL."""
         for root, model in self._models.items():
             for base in bases[root]:
                 values = [float(value) for value in model.populations[base]]
@@ -69,19 +72,24 @@ class Scorer:
 
     def add_hour(self, bar: Bar) -> None:
         """Take a completed hour bar of a root's active contract."""
-        self._guarded(bar.root, self._book.add_hour, bar)
+        self._guarded(_ALL, self._book.add_hour, bar)
 
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar of a root's active contract."""
-        self._guarded(bar.root, self._book.add_day, bar)
+        self._guarded(_ALL, self._book.add_day, bar)
 
     def judge(self, root: str, bar_end: Nanos) -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 
         Never raises: an exit of any root must not depend on it.
         """
-        judgement = None if root in self._failed else self._guarded(root, self._judge, root, bar_end)
-        return judgement or Judgement(gate=unscored_gate("veto_failed", self._failed[root]))
+        judgement = None
+        if not self._failed.keys() & {root, _ALL}:
+            judgement = self._guarded(root, self._judge, root, bar_end)
+        if judgement is None:
+            why = self._failed.get(_ALL) or self._failed[root]
+            return Judgement(gate=unscored_gate("veto_failed", why))
+        return judgement
 
     def _guarded(self, root: str, work: Callable[..., _T], *arguments: object) -> _T | None:
         try:

@@ -22,6 +22,8 @@ from domain.sessions import to_nanos
 from domain.units import Nanos
 
 FORMAT_VERSION = 1
+MAX_DEPTH = 20
+"""Of nesting: manifests have five levels."""
 FILES = ("forest.npz", "model.joblib", "populations.npz")
 """What a bundle holds besides its manifest."""
 LIBRARIES = ("joblib", "numpy", "scikit-learn")
@@ -204,8 +206,10 @@ class _Loader(_SafeLoader):  # type: ignore[misc]  # chosen at run time
 def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     """The file's mapping with exactly the keys of this format."""
     try:
+        if _depth(raw) > MAX_DEPTH:
+            raise BundleRefused("malformed", f"nested deeper than {MAX_DEPTH}", where=path)
         fields = yaml.load(raw, Loader=_Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise BundleRefused("malformed", f"not YAML: {error}", where=path) from error
     if not isinstance(fields, dict) or "format_version" not in fields:
         raise BundleRefused("malformed", "is no manifest: format_version is missing", where=path)
@@ -215,6 +219,18 @@ def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     if odd := sorted(str(key) for key in fields.keys() ^ _KEYS):
         raise BundleRefused("malformed", f"missing or unknown: {', '.join(odd)}", where=path)
     return fields
+
+
+def _depth(raw: bytes) -> int:
+    """How deep lists and mappings are nested, found without recursion: the C loader would overflow the stack."""
+    depth = deepest = 0
+    for event in yaml.parse(raw, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            deepest = max(deepest, depth)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return deepest
 
 
 def _typed(fields: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 from sklearn.ensemble import RandomForestClassifier
 
 from domain.features import required_bases
+from domain.veto import Score
 from models import BundleDescription, ModelBundle, write_bundle
 
 _SPREADS = {"price_usd": (900.0, 1200.0), "ibs_pct": (0.0, 1.0)}
@@ -54,3 +56,17 @@ def small_bundle(
     return write_bundle(
         BundleDescription(**(values | changes)), forest, populations, check_rows=rows, models_dir=models_dir
     )
+
+
+class Meddling:
+    """Implements `domain.veto.VetoModel`: a bundle that does something before it answers, by default nothing."""
+
+    def __init__(self, model: ModelBundle, first: Callable[[], object] = lambda: None) -> None:
+        self.model, self.first = model, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def score(self, values: Sequence[float]) -> Score:
+        self.first()
+        return self.model.score(tuple(values))

@@ -9,6 +9,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,10 +18,11 @@ from actors.bars import BarAggregator
 from actors.guards import OutsideWorldError, outside_world_forbidden
 from actors.machines import MachineParts, MachineSet
 from actors.replay import replay
-from actors.wiring import MACHINE_PARTS, parse_time
+from actors.wiring import MACHINE_PARTS, machine_parts, parse_time
 from actors.wiring.in_process import in_process_system
 from adapters.sqlite.codec import Codec
 from domain.units import float_to_price
+from tests.bundles import Meddling, small_bundle
 
 TOUCHES: dict[str, Callable[[], object]] = {
     "time.time_ns": lambda: time.time_ns(),  # looked up when it is called
@@ -83,3 +85,21 @@ def test_a_wall_clock_read_planted_in_a_machine_is_named_with_its_event(monkeypa
     assert result.divergence is not None
     assert result.divergence.seq == tick.seq
     assert "time.time_ns" in result.divergence.kind
+
+
+def test_a_model_that_reads_the_clock_is_named_and_not_taken_for_one_that_failed(tmp_path: Path) -> None:
+    """The judge swallows every error of a model; this one it must not."""
+    model = Meddling(small_bundle(tmp_path, features=("price_usd", "ibs_pct")), time_of_day)
+    system = in_process_system({"ES": "MESM4"}, models={"ES": model}, warmup_bars=0, pivot_gate=False)
+    system.trade("MESM4", parse_time("2024-05-01T13:00:01Z"), float_to_price(5100.0))
+    system.advance(parse_time("2024-05-01T14:00:00Z"))
+    assert len(system.events("VetoScored")) == 1
+    parts = machine_parts({"ES": model})
+    found = replay(system.envelopes(), parts=parts, codec=Codec(), is_finished=True).divergence
+    assert found is not None
+    assert found.kind == "its handling touched the outside world: time.time_ns was called in a replay"
+    assert found.type == "SliceClosed"
+
+
+def time_of_day() -> int:
+    return time.time_ns()

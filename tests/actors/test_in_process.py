@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import random
 from pathlib import Path
@@ -10,13 +11,14 @@ import attrs
 import pytest
 
 from actors.in_process import InProcessSystem
-from actors.replay import Divergence, replay
+from actors.replay import Divergence, RecallingCodec, ReplayResult, replay
 from actors.veto_models import keep, record_of
 from actors.wiring import MACHINE_PARTS, machine_parts, parse_time
 from actors.wiring.in_process import in_process_system
 from actors.wiring.reading import nearest_flip, replay_command
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import file_name
+from domain.envelope import Envelope
 from domain.events import OrderNotSent, OrderRejected, OrderSubmitted, Outcome
 from domain.units import float_to_price
 from domain.veto import Flip
@@ -32,6 +34,19 @@ def test_an_hour_that_closes_on_its_low_is_bought() -> None:
     system.advance(parse_time("2024-05-01T14:00:00Z"))
     (request,) = system.events("OrderRequested")
     assert (request.intent, request.side, request.contract) == ("entry", "buy", "MESM4")
+
+
+def test_an_hour_that_an_early_close_cuts_off_is_not_bought() -> None:
+    system = in_process_system({"ES": "MESU4"}, session=dt.date(2024, 7, 3), warmup_bars=0, pivot_gate=False)
+    for hour, minute in (("16", "58"), ("17", "14")):  # the market closes at 17:15
+        system.trade("MESU4", parse_time(f"2024-07-03T{hour}:00:01Z"), float_to_price(5100.00))
+        system.trade("MESU4", parse_time(f"2024-07-03T{hour}:{minute}:58Z"), float_to_price(5090.00))
+    system.advance(parse_time("2024-07-03T18:00:00Z"))
+    whole, cut_off = system.events("SignalEvaluated")
+    assert [next(g for g in s.gates if g.name == "session").is_passed for s in (whole, cut_off)] == [True, False]
+    assert (cut_off.bar_start, cut_off.ts) == (parse_time("2024-07-03T17:00:00Z"), parse_time("2024-07-03T18:00:00Z"))
+    assert (cut_off.ibs, cut_off.verdict, cut_off.reason) == (0.0, "refuse", "outside_session")
+    assert system.events("OrderRequested") == []
 
 
 def refuse_the_nasdaq_and_lose_every_first_attempt(submitted: OrderSubmitted) -> Outcome:
@@ -155,6 +170,30 @@ def test_without_the_model_the_first_decision_that_knew_it_diverges(judged: InPr
     assert (found.kind, found.type) == ("differs: SignalEvaluated was decided instead", "VetoScored")
     assert found.recorded["probability"] is not None
     assert found.replayed["gates"][-1]["reason"] == "veto_model_missing"
+
+
+def read_through(codec: Codec | RecallingCodec, envelopes: list[Envelope], model: ModelBundle) -> ReplayResult:
+    """A replay that reads each envelope's bytes when it comes to them, as from a file."""
+    read = (attrs.evolve(e, payload=codec.decode(e.type, e.version, e.raw)) for e in envelopes)
+    return replay(read, parts=machine_parts({"ES": model}), codec=codec, is_finished=True)
+
+
+@pytest.mark.parametrize("edited", ["", "VetoScored", "SignalEvaluated", "SliceClosed", "FillAssumed", "ClockTicked"])
+def test_a_replay_that_recalls_what_it_decided_comes_to_the_same(
+    judged: InProcessSystem, model: ModelBundle, edited: str
+) -> None:
+    envelopes = list(judged.envelopes())
+    if edited:
+        place = max(index for index, envelope in enumerate(envelopes) if envelope.type == edited)
+        raw = envelopes[place].raw
+        assert isinstance(raw, str)
+        fields = json.loads(raw)
+        *_, name = (name for name, value in fields.items() if isinstance(value, int) and value > 10**9)
+        changed = json.dumps(fields | {name: fields[name] - 60_000_000_000}, separators=(",", ":"))
+        envelopes[place] = attrs.evolve(envelopes[place], raw=changed)
+    plain = read_through(Codec(), envelopes, model)
+    assert read_through(RecallingCodec(Codec()), envelopes, model) == plain
+    assert (plain.divergence is None) == (not edited)
 
 
 def test_a_file_is_replayed_with_the_models_kept_beside_it_or_with_others(

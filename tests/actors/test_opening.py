@@ -8,16 +8,19 @@ from typing import Any
 
 import attrs
 import pytest
+import structlog
 
 from actors.machines import MachineParts
-from actors.opening import LivePlan, OpenedFile, Opener
+from actors.opening import LivePlan, OpenedFile, Opener, lacking_inputs
 from adapters.calendar import CmeCalendar
 from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import file_name
+from domain.bars import BarTable, Timeframe
 from domain.events import SessionOpened, StateCarried
+from domain.units import HOUR, Nanos
 from domain.veto import ModelRecord
 from tests.actors.session_file import SessionFile
-from tests.builders import CODEC, START, at, opened_session, write_journal
+from tests.builders import CODEC, START, at, bar_of, opened_session, write_journal
 
 MODEL = ModelRecord(root="ES", digest="ab" * 32, feature_set="v2", features=("price_usd",), threshold=0.5)
 REFUSED = ModelRecord(root="NQ", refusal="missing")
@@ -35,9 +38,9 @@ class Desk:
         self.path = write_journal(directory / file_name("2024-05-01", 1), file.record.envelopes)
         self.folded: list[SessionOpened] = []
 
-    def start(self, *models: ModelRecord) -> OpenedFile:
+    def start(self, *models: ModelRecord, **changes: Any) -> OpenedFile:
         """Start the same program and settings with these models."""
-        opened = opened_session()
+        opened = opened_session(**changes)
         names = {field.name for field in attrs.fields(LivePlan)} & {field.name for field in attrs.fields(SessionOpened)}
         plan = LivePlan(**{name: getattr(opened, name) for name in names - {"models"}}, models=models)
         nothing: Any = None  # an unfinished session asks neither the feed nor the vendor
@@ -90,3 +93,34 @@ def test_with_other_models_the_session_gets_a_new_segment(desk: Desk, models: tu
     assert isinstance(carried, StateCarried)
     assert [state.root for state in carried.percentiles] == ["ES"]
     assert carried.watermark_ns == at(1)
+
+
+def test_with_other_libraries_the_session_gets_a_new_segment(desk: Desk) -> None:
+    """Another numpy may give a score other last bits."""
+    file = desk.start(MODEL, REFUSED, libraries={"python": "3", "numpy": "9"})
+    assert (file.path.name, file.opened.segment) == (file_name("2024-05-01", 2), 2)
+    assert dict(file.opened.libraries) == {"python": "3", "numpy": "9"}
+
+
+def table_of(root: str, timeframe: Timeframe, bars: int) -> BarTable:
+    found = [bar_of(f"{root}M4", start=Nanos(START + hour * HOUR), length=HOUR) for hour in range(bars)]
+    return BarTable.of_bars(root, timeframe, found)
+
+
+def test_exactly_the_inputs_that_are_too_short_are_named() -> None:
+    features = ("price_usd", "es_hourly_return", "es_daily_return", "nq_hourly_z_score")
+    models = (attrs.evolve(MODEL, features=features), attrs.evolve(MODEL, root="GC"), REFUSED)
+    tables = [table_of("ES", "1h", 2), table_of("ES", "1d", 1), table_of("NQ", "1h", 251), table_of("NQ", "1d", 9)]
+    short = dict(lacking_inputs(models, tables))
+    assert short.keys() == {"ES", "GC"}
+    assert set(short["ES"].split(", ")) == {"ES 1d: 1 of 2", "NQ 1h: 251 of 252"}
+    assert short["GC"] == "GC 1h: 0 of 1"
+    enough = [table_of("ES", "1h", 2), table_of("ES", "1d", 2), table_of("NQ", "1h", 252), table_of("GC", "1h", 1)]
+    assert list(lacking_inputs(models, enough)) == []
+
+
+def test_what_the_models_lack_is_said_when_a_session_opens(desk: Desk) -> None:
+    with structlog.testing.capture_logs() as logs:
+        desk.start(attrs.evolve(MODEL, features=("price_usd", "es_daily_return")), REFUSED)
+    warnings = [(entry["root"], entry["lacking"]) for entry in logs if "lacking" in entry]
+    assert warnings == [("ES", "ES 1h: 0 of 1, ES 1d: 0 of 2")]

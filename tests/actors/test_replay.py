@@ -9,7 +9,7 @@ import orjson
 import pytest
 
 from actors.machines import MachineParts
-from actors.replay import Divergence, ReplayResult, replay
+from actors.replay import Divergence, RecallingCodec, ReplayResult, replay
 from domain.envelope import Envelope
 from domain.events import OrderAccepted, SliceClosed
 from domain.units import Price
@@ -212,3 +212,20 @@ def test_a_record_of_an_older_version_is_compared_after_its_upcast(parts: Machin
     assert run(rewritten(envelopes, lambda e: old if e is target else e), parts).divergence is None
     other = attrs.evolve(old, payload=attrs.evolve(target.payload, detail="?"))
     assert diverged(rewritten(envelopes, lambda e: other if e is target else e), parts).seq == target.seq
+
+
+# ------------------------------------------------------------- without decoding
+
+
+def test_expected_bytes_are_the_very_event_once_and_everything_else_is_decoded(parts: MachineParts) -> None:
+    codec, target = RecallingCodec(CODEC), first(recorded(parts), "FillAssumed")
+    event, raw = attrs.evolve(target.payload), target.raw
+    assert codec.encode(event) == raw
+    assert isinstance(raw, str)
+    edited = CODEC.encode(attrs.evolve(event, rule="gut"))
+    assert codec.decode("FillAssumed", target.version, edited) == attrs.evolve(event, rule="gut")
+    again = codec.decode("FillAssumed", target.version, raw)
+    assert again is event
+    later = codec.decode("FillAssumed", target.version, raw)
+    assert later == event
+    assert later is not event

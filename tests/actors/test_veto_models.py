@@ -51,7 +51,7 @@ def journal_dir(tmp_path: Path) -> Path:
 def test_each_traded_root_has_its_model_or_the_reason_why_not(models_dir: Path) -> None:
     roots = [traded_root("NQ"), traded_root(ROOT), traded_root("TLT", is_reference=True)]
     with structlog.testing.capture_logs() as logs:
-        loaded = load_models(roots, models_dir)
+        loaded = load_models(roots, models_dir, for_money=False)
     bundle = load_model_bundle(ROOT, models_dir)
     assert {root: found.digest for root, found in loaded.bundles.items()} == {ROOT: bundle.digest}
     assert loaded.records == (
@@ -65,13 +65,24 @@ def test_each_traded_root_has_its_model_or_the_reason_why_not(models_dir: Path) 
 
 def test_a_changed_file_is_refused(models_dir: Path) -> None:
     (models_dir / ROOT / "forest.npz").write_bytes(b"something else")
-    assert load_models([traded_root(ROOT)], models_dir).records == (ModelRecord(root=ROOT, refusal="changed"),)
+    assert load_models([traded_root(ROOT)], models_dir, for_money=False).records == (
+        ModelRecord(root=ROOT, refusal="changed"),
+    )
 
 
 def test_a_model_of_another_product_is_refused(models_dir: Path) -> None:
-    loaded = load_models([traded_root(ROOT, data_product="MZZ")], models_dir)
+    loaded = load_models([traded_root(ROOT, data_product="MZZ")], models_dir, for_money=False)
     assert loaded.records == (ModelRecord(root=ROOT, refusal="product_mismatch"),)
     assert loaded.bundles == {}
+
+
+@pytest.mark.parametrize(("market", "refusal"), [("simulated", "simulated_market"), ("recorded", "")])
+def test_for_money_only_a_model_of_a_recorded_market_is_taken(tmp_path: Path, market: str, refusal: str) -> None:
+    bundle = small_bundle(tmp_path, ROOT, features=features_of("ES"), market=market)
+    assert load_models([traded_root(ROOT)], tmp_path, for_money=False).records == (record_of(bundle),)
+    loaded = load_models([traded_root(ROOT)], tmp_path, for_money=True)
+    assert loaded.records == (ModelRecord(root=ROOT, refusal=refusal) if refusal else record_of(bundle),)
+    assert set(loaded.bundles) == (set() if refusal else {ROOT})
 
 
 # -------------------------------------------------------------------- keeping
@@ -114,8 +125,8 @@ def block(journal_dir: Path, bundle: ModelBundle) -> str:
 
 
 def spoil(journal_dir: Path, bundle: ModelBundle) -> str:
-    """A file of the bundle cannot be read: copytree reports such errors together, without a code."""
-    (bundle.directory / "notes").symlink_to("nowhere")
+    """A file of the bundle is gone since it was loaded."""
+    (bundle.directory / "forest.npz").unlink()
     return "No such file"
 
 
@@ -158,3 +169,22 @@ def test_a_model_that_is_not_to_be_had_is_left_out(models_dir: Path, journal_dir
     assert find_models(records, journal_dir) == {}
     (kept_at(journal_dir, bundle) / "forest.npz").unlink()
     assert find_models([record_of(bundle)], journal_dir) == {}
+
+
+def test_a_kept_bundle_of_another_digest_is_not_found_and_replaced(models_dir: Path, journal_dir: Path) -> None:
+    """Whole in itself, but not what its directory says."""
+    bundle = load_model_bundle(ROOT, models_dir)
+    place = kept_at(journal_dir, bundle)
+    impostor = bundle_of(place.parent, seed=1)
+    assert load_model_bundle(ROOT, place.parent).digest == impostor.digest != bundle.digest
+    assert find_models([record_of(bundle)], journal_dir) == {}
+    keep([bundle], journal_dir)
+    assert load_model_bundle(ROOT, place.parent).digest == bundle.digest
+    assert find_models([record_of(bundle)], journal_dir)[ROOT].digest == bundle.digest
+
+
+def test_a_bundle_that_has_changed_since_it_was_loaded_stops_the_start(models_dir: Path, journal_dir: Path) -> None:
+    bundle = load_model_bundle(ROOT, models_dir)
+    bundle_of(models_dir, seed=1)
+    with pytest.raises(OperatorError, match="it has changed since it was loaded"):
+        keep([bundle], journal_dir)

@@ -380,6 +380,61 @@ def test_a_day_bar_that_is_not_the_last_days_is_stale_for_everyone() -> None:
     assert set(reasons.values()) == {"ES 1d: 45 hours old"}
 
 
+WINDOWS = {
+    "price_usd": 1, "ibs_pct": 1, "es_hourly_return": 2, "rsi_len_14": FEATURES["rsi_len_14"].window,
+    "rsixvolz": BASES["volz"].window, "volz_pct": BASES["volz"].window,
+}  # fmt: skip
+"""The longest window behind some features of hours and percentiles, short and long."""
+
+
+@pytest.mark.parametrize(
+    ("pause", "is_hole"), [(49 * HOUR, False), (73 * HOUR, False), (98 * HOUR, False), (98 * HOUR + 1, True)]
+)
+@pytest.mark.parametrize("since", [1, 2, 140, 255, 256])
+def test_a_window_with_a_pause_that_no_market_makes_is_missing_and_a_weekend_is_none(
+    pause: int, is_hole: bool, since: int
+) -> None:
+    """49 h are a weekend, 73 h that of Good Friday. However the bars come, `since` hours after the pause."""
+    begins = [OPEN + hour * HOUR + (pause if hour >= 300 else 0) for hour in range(300 + since)]
+    table = walk("ES", "1h", [(start, start + HOUR) for start in begins], seed=1)
+    ends = dict.fromkeys(SEEDED, Nanos(begins[-1] + HOUR))
+    single, bulk, pieces, ranked = seeded(ends), seeded(ends), seeded(ends), seeded({})
+    for bar in table.bars():
+        single.add_hour(bar)
+    bulk.load([table])
+    pieces.load([cut(table, until=begins[299] + HOUR)])
+    pieces.load([cut(table, after=begins[299] + HOUR)])
+    ranked.load([table])  # without a seed each bar is ranked
+    torn = {name for name, window in WINDOWS.items() if is_hole and window > since}
+    for book in (single, bulk, pieces, ranked):
+        found = book.vector("ES", tuple(WINDOWS), "v2")
+        assert set(found.missing) == torn
+        assert set(found.reasons) <= {"ES 1h: days without a bar inside the window"}
+    assert bulk.vector("ES", tuple(WINDOWS), "v2") == single.vector("ES", tuple(WINDOWS), "v2")
+    assert pieces.vector("ES", tuple(WINDOWS), "v2") == single.vector("ES", tuple(WINDOWS), "v2")
+
+
+def test_a_last_completed_day_that_ended_too_long_ago_is_missing() -> None:
+    """Whatever hours have come since: those that are not there make no day old. Own days and other roots'."""
+    tables = {(root, frame): market(is_gappy=False)[root, frame] for root in ("ES", "NQ") for frame in ("1h", "1d")}
+    ended = day_open(DAYS - 2) + HOURS * HOUR
+    nasdaq = cut(tables["NQ", "1d"], until=ended)
+    nasdaq.data[-1, 1] -= 2 * HOUR  # NQ closed earlier that day
+    tables |= {("ES", "1d"): cut(tables["ES", "1d"], until=ended), ("NQ", "1d"): nasdaq}
+    tables |= {(root, "1h"): cut(tables[root, "1h"], until=day_open(DAYS - 1) + 5 * HOUR) for root in ("ES", "NQ")}
+    for since, stale in (
+        (ended - 2 * HOUR - 1, ()),
+        (ended - 2 * HOUR, ("NQ",)),
+        (ended - 1, ("NQ",)),
+        (ended, ("ES", "NQ")),
+    ):
+        book = FeatureBook(bases={}, days_since=since)
+        book.load(list(tables.values()))
+        found = book.vector("ES", ("es_daily_return", "nq_daily_return", "nq_hourly_return"), "v2")
+        assert found.missing == tuple(f"{root.lower()}_daily_return" for root in stale)
+        assert all(why.endswith(" 1d: lacks the last completed day") for why in found.reasons)
+
+
 # ----------------------------------------------------------------- percentiles
 
 

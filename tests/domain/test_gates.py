@@ -27,13 +27,14 @@ from domain.gates import (
     pending_gate,
     pivot_gate,
     position_gate,
+    session_gate,
     time_gate,
     unscored_gate,
     veto_gate,
     warmup_gate,
 )
 from domain.ibs import Ibs, StrategySettings, internal_bar_strength
-from domain.sessions import to_nanos
+from domain.sessions import SessionHours, to_nanos
 from domain.units import HOUR, SECOND, Nanos, Price
 from domain.veto import Verdict
 
@@ -247,6 +248,27 @@ def test_entries_end_a_while_before_the_auto_close_the_limit_included(left: int,
 
 def test_an_unknown_auto_close_refuses() -> None:
     assert near_auto_close_gate(Nanos(0), None, StrategySettings()).reason == "auto_close_unknown"
+
+
+# ---------------------------------------------------------------- the session
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "is_passed"),
+    [
+        ("2024-07-02T22:00", "2024-07-02T23:00", True),  # the first hour
+        ("2024-07-03T16:00", "2024-07-03T17:00", True),  # the last whole one before an early close at 12:15 in Chicago
+        ("2024-07-03T16:15", "2024-07-03T17:15", True),  # both ends are included
+        ("2024-07-03T17:00", "2024-07-03T18:00", False),  # at its end the market is shut
+        ("2024-07-02T21:59", "2024-07-02T22:59", False),
+    ],
+)
+def test_the_bar_must_lie_inside_its_roots_hours_of_the_session(start: str, end: str, is_passed: bool) -> None:
+    hours = SessionHours(root="ES", open_ns=utc("2024-07-02T22:00"), close_ns=utc("2024-07-03T17:15"))
+    gate = session_gate(utc(start), utc(end), hours)
+    expected = (is_passed, "inside", "") if is_passed else (is_passed, "outside", "outside_session")
+    assert (gate.is_passed, gate.value, gate.reason) == expected
+    assert session_gate(utc(start), utc(end), None).is_passed  # a backtest over many sessions
 
 
 # ---------------------------------------------------------------- the small ones

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from domain.scorer import Judgement, Scorer
 from domain.units import HOUR, Nanos, Price
 from models import ModelBundle
 from tests.builders import bar_of
-from tests.bundles import small_bundle
+from tests.bundles import Meddling, small_bundle
 from tests.domain.test_feature_book import DAYS, HOURS, add, cut, day_open, last_of, market, slices
 
 END = Nanos(day_open(DAYS - 1) + HOURS * HOUR)
@@ -130,6 +130,62 @@ def test_a_value_that_a_forest_cannot_take_is_missing(bundle: ModelBundle) -> No
     judged = scorer.judge("ES", Nanos(END + HOUR))
     assert (judged.gate.is_passed, judged.gate.reason, judged.score) == (False, "veto_input_missing", None)
     assert judged.gate.value == "out of range: price_usd, es_hourly_return"
+
+
+# ------------------------------------------------------------------- failures
+
+
+def refuse_to_answer() -> None:
+    raise ZeroDivisionError("no such leaf")
+
+
+def break_the_score(scorer: Scorer, model: Meddling) -> None:
+    model.first = refuse_to_answer
+
+
+def break_the_features(scorer: Scorer, model: Meddling) -> None:
+    """The square of its difference is beyond a float."""
+    beyond = Price(10**200)
+    scorer.add_hour(bar_of(start=END, length=HOUR, open=beyond, high=beyond, low=beyond, close=beyond))
+
+
+@pytest.mark.parametrize(
+    ("hinder", "error"),
+    [
+        (break_the_score, "ZeroDivisionError: no such leaf"),
+        (break_the_features, "FloatingPointError: "),
+    ],
+)
+def test_an_exception_costs_its_root_the_entries_from_then_on_and_no_other_root(
+    tmp_path: Path, hinder: Callable[[Scorer, Meddling], None], error: str
+) -> None:
+    model = Meddling(small_bundle(tmp_path, features=("price_usd", "es_hourly_z_score", "ibs_pct")))
+    nasdaq = small_bundle(tmp_path, "NQ", features=("nq_hourly_return", "ibs_pct"))
+    scorer = Scorer({"ES": model, "NQ": nasdaq}, tables=TABLES)
+    with np.errstate(over="raise"):
+        assert scorer.judge("ES", END).score is not None
+        hinder(scorer, model)
+        failed = scorer.judge("ES", Nanos(END + HOUR) if hinder is break_the_features else END)
+    assert (failed.gate.is_passed, failed.gate.reason) == (False, "veto_failed")
+    assert (failed.gate.value or "").startswith(error)
+    assert (failed.digest, failed.vector, failed.score) == ("", None, None)
+    model.first = lambda: None  # it would answer again
+    for start in (END + HOUR, END + 2 * HOUR):
+        for contract in ("ESM4", "NQM4"):
+            scorer.add_hour(bar_of(contract, start=Nanos(start), length=HOUR))
+        assert scorer.judge("ES", Nanos(start + HOUR)) == failed
+        assert scorer.judge("NQ", Nanos(start + HOUR)).score is not None
+
+
+def test_a_bar_that_cannot_be_taken_costs_every_root_its_entries(tmp_path: Path) -> None:
+    """Whoever reads it would read past a hole; nobody raises."""
+    nasdaq = small_bundle(tmp_path, "NQ", features=("nq_hourly_return", "ibs_pct"))
+    scorer = Scorer({"NQ": nasdaq}, tables=TABLES)
+    assert scorer.judge("NQ", END).score is not None
+    scorer.add_hour(bar_of(start=Nanos(END - 5 * HOUR), length=HOUR))
+    failed = scorer.judge("NQ", END)
+    assert failed.gate.reason == "veto_failed"
+    assert (failed.gate.value or "").startswith("OurError: ES 1h: a bar that ends at ")
 
 
 # ---------------------------------------------------------------- populations

@@ -148,7 +148,8 @@ def test_the_digest_is_the_manifests_and_the_manifest_names_every_file(original:
     for name in names:
         assert fields["files"][name] == hashlib.sha256((directory / name).read_bytes()).hexdigest()
     assert fields["libraries"]["scikit-learn"]
-    assert list(fields)[:6] == ["format_version", "root", "signal_product", "feature_set", "features", "threshold"]
+    first = ["format_version", "root", "signal_product", "market", "feature_set", "features", "threshold"]
+    assert list(fields)[:7] == first
 
 
 def test_the_same_training_writes_the_same_bytes(original: Path, tmp_path: Path) -> None:
@@ -276,6 +277,8 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m.update(features=["a", "b", 3])),
     ("malformed", lambda m: m.update(features=["ibs_pct", "volz_pct"])),  # the forest has three
     ("malformed", lambda m: m.update(root=6)),
+    ("malformed", lambda m: m.update(market="paper")),
+    ("malformed", lambda m: m.pop("market")),
     ("malformed", lambda m: m.update(label="")),
     ("malformed", lambda m: m.update(seed="1")),
     ("malformed", lambda m: m.update(params=[])),
@@ -313,6 +316,14 @@ def test_a_wrong_manifest_is_refused_with_its_reason(
         (b"seed: 42", b"seed: 2024-13-45"),
         (b"format_version: 1", b"- 1"),
         (b"format_version: 1", b"\xff\xfe"),
+        pytest.param(b"seed: 42", b"seed: " + b"[" * 500 + b"]" * 500, id="nested"),
+        # The C loader would overflow the stack and end the process.
+        pytest.param(b"seed: 42", b"seed: " + b"[" * 60_000 + b"]" * 60_000, id="nested until a crash"),
+        pytest.param(
+            b"metrics:\n",
+            b"metrics:\n  deep: " + b"[" * 5000 + b"]" * 5000 + b"\n",
+            id="nested where nobody looks",
+        ),
     ],
 )
 def test_a_manifest_that_is_not_plain_yaml_is_refused(models_dir: Path, old: bytes, new: bytes) -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from adapters.backtrader.engine import build_engine
 from adapters.backtrader.ibs_strategy import IbsStrategy
-from domain.bars import Bar
+from domain.bars import Bar, BarTable
 from domain.errors import OperatorError, OurError
 from domain.events import (
     OrderAmbiguous,
@@ -30,6 +30,7 @@ from domain.events import (
 from domain.ibs import StrategySettings
 from domain.orders import Order, OrderState, signal_id
 from domain.positions import Position, net_pnl
+from domain.sessions import to_nanos
 from domain.units import HOUR, MINUTE, Nanos, Price
 
 SETTINGS = StrategySettings(veto=False, warmup_bars=1, pivot_gate=False)
@@ -187,6 +188,25 @@ def carry(kit: SimpleNamespace, journal: Any) -> StateCarried:
         orders=orders,
         memories=journal.engine.memories(),
     )
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [(46, 46), (60, 60), (90, 90)],
+    ids=["still the first 01:46", "the second 01:00", "the second 01:30"],
+)
+def test_an_engine_anchored_inside_the_repeated_autumn_hour_knows_which_of_the_two_it_is(
+    kit: SimpleNamespace, minutes: int, expected: int
+) -> None:
+    """On 3 November 2024 01:00-02:00 in Chicago begins at 06:00Z and again at 07:00Z; the anchor is at 01:45."""
+    one = to_nanos(dt.datetime(2024, 11, 3, 6, tzinfo=dt.UTC))
+    before = [kit.bar("ES", Nanos(one + i * MINUTE), ENTRY) for i in (44, 45)]
+    settings = attrs.evolve(SETTINGS, decision_timeframe="1m", entry_windows=("00:00-24:00",))
+    opened = kit.session_opened(("ES",), date=dt.date(2024, 11, 3), settings=settings)
+    engine = build_engine(opened, None, [BarTable.of_bars("ES", "1m", before)])
+    end = Nanos(one + minutes * MINUTE)
+    (signal, *_) = engine.step(SliceClosed(ts=end, minutes=(kit.bar("ES", end, ENTRY),)))
+    assert (signal.ts, signal.bar_start) == (one + expected * MINUTE, one + (expected - 1) * MINUTE)
 
 
 # -------------------------------------------------------------- one situation

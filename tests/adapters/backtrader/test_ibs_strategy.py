@@ -235,6 +235,7 @@ def test_every_gate_is_evaluated_on_every_bar(kit: SimpleNamespace, settings: St
     names = [
         "warm_up",
         "fresh",
+        "session",
         "time_window",
         "ibs_band",
         "pivot",

@@ -28,10 +28,10 @@ from domain.events import (
     VetoScored,
 )
 from domain.ibs import StrategySettings
-from domain.units import HOUR, Nanos
+from domain.units import DAY, HOUR, Nanos
 from domain.veto import ModelRecord
 from models import ModelBundle, strategy_kwargs_from_bundle
-from tests.bundles import small_bundle
+from tests.bundles import Meddling, small_bundle
 
 DAYS = 4
 """Three sessions of history and the one that is traded; NQ is read only."""
@@ -111,6 +111,55 @@ def veto_of(signal: SignalEvaluated) -> Any:
     gate = signal.gates[-1]
     assert gate.name == "veto"
     return gate
+
+
+# ------------------------------------------------------------------- failures
+
+
+def refuse_to_answer() -> None:
+    raise ZeroDivisionError("no such leaf")
+
+
+def test_a_model_that_raises_keeps_no_stop_exit_from_being_asked_for(
+    kit: SimpleNamespace, slices: list[SliceClosed], es: ModelBundle, gc: ModelBundle
+) -> None:
+    model = Meddling(es)
+    settings = attrs.evolve(WIDE, exit_ibs_low=2.0, exit_ibs_high=2.0, exit_after_bars=99)
+    journal = kit.Journal(engine_of(kit, slices, model, gc, strategy=settings))  # type: ignore[arg-type]
+    ahead = iter(closed for closed in slices if closed.ts > cut_of(kit))
+    while not any(fill.root == "ES" for fill in journal.fills):
+        journal.close(next(ahead))
+    model.first = refuse_to_answer
+    hour = next(closed for closed in ahead if {bar.root for bar in closed.hours} >= {"ES", "GC"})
+    low = kit.bar("ES", hour.ts, (1.0, 1.0, 1.0, 1.0))
+    others = tuple(bar for bar in hour.minutes if bar.root != "ES")
+    out = journal.close(attrs.evolve(hour, minutes=(low, *others)))
+    (signal,) = (event for event in out if isinstance(event, SignalEvaluated) and event.root == "ES")
+    assert (veto_of(signal).reason, veto_of(signal).value) == ("veto_failed", "ZeroDivisionError: no such leaf")
+    assert (signal.verdict, signal.reason, signal.probability) == ("exit", "stop", None)
+    assert [(r.root, r.intent, r.reason) for r in out if isinstance(r, OrderRequested) and r.root == "ES"] == [
+        ("ES", "exit", "stop")
+    ]
+    assert [event.root for event in out if isinstance(event, VetoScored)] == ["GC"]
+
+
+@pytest.mark.parametrize(("since", "is_stale"), [(1, False), (-1, True), (0, True)])  # 0: the day before the last one
+def test_the_last_completed_day_must_have_ended_in_the_day_before_the_session(
+    kit: SimpleNamespace, slices: list[SliceClosed], es: ModelBundle, since: int, is_stale: bool
+) -> None:
+    """The engine says since when. The last whole day is on no record, its hours neither: they make no day old."""
+    opened = opened_of(kit, es)
+    ended = opened.session.start_ns - DAY
+    first = next(closed for closed in slices if closed.ts > cut_of(kit) and closed.hours)
+    tables = []
+    for table in kit.tables_of([closed for closed in slices if closed.ts <= ended]):
+        data = table.data.copy()
+        if table.timeframe == "1d":
+            data[-1, 1] = ended + since
+        tables.append(attrs.evolve(table, data=data))
+    engine = build_engine(opened, None, tables, models={"ES": es})
+    signal = next(e for e in engine.step(first) if isinstance(e, SignalEvaluated) and e.root == "ES")
+    assert ("ES 1d: lacks the last completed day" in (veto_of(signal).value or "")) is is_stale
 
 
 # --------------------------------------------------------------------- scores
@@ -357,15 +406,13 @@ def plain_run(kit: SimpleNamespace, slices: Sequence[SliceClosed], roots: Sequen
     return cerebro.run()[0]
 
 
-@pytest.mark.parametrize(("lacks", "scores"), [("nothing", 23), ("three hours of NQ", 22), ("yesterday", 2)])
+@pytest.mark.parametrize(("lacks", "scores"), [("nothing", 23), ("three hours of NQ", 22)])
 def test_a_plain_cerebro_with_the_bundle_alone_decides_as_the_engine(
     kit: SimpleNamespace, slices: list[SliceClosed], es: ModelBundle, lacks: str, scores: int
 ) -> None:
     night, market = cut_of(kit) + 4 * HOUR, one_contract(slices)
     if lacks == "three hours of NQ":
         market = without(market, "NQ", start=night, end=night + 3 * HOUR)
-    if lacks == "yesterday":  # only the session's first hour and, with the day it completes, its last are scored
-        market = [attrs.evolve(closed, days=()) if closed.ts == cut_of(kit) else closed for closed in market]
     plain = plain_run(kit, market, ("ES", "NQ"), **strategy_kwargs_from_bundle(es))
     journal = run(
         kit,
@@ -377,7 +424,7 @@ def test_a_plain_cerebro_with_the_bundle_alone_decides_as_the_engine(
     wanted = [event for event in plain.signals if event.ts > cut_of(kit)]
     assert len(wanted) == 23 + scores
     verdicts = {signal.verdict for signal in wanted if isinstance(signal, SignalEvaluated)}
-    assert verdicts == ({"enter", "exit", "hold", "refuse"} if lacks != "yesterday" else {"refuse"})
+    assert verdicts == {"enter", "exit", "hold", "refuse"}
     decided = [event for event in journal.outputs if not isinstance(event, OrderRequested) and event.root == "ES"]
     for ours, theirs in zip(decided, wanted, strict=True):
         assert attrs.asdict(ours) == attrs.asdict(theirs)
