@@ -1,10 +1,10 @@
-# The two commands of the README: `make demo` and `make test`.
+# The two commands of the README: `make demo` and `make test`; `make bench` fills docs/performance.md.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test lint types imports tests soak lock clean
+.PHONY: demo test lint types imports tests soak bench bench-peer lock clean
 
 demo: $(STAMP)
 	$(BIN)/python -m actors.main live --demo
@@ -34,6 +34,19 @@ tests: $(STAMP)
 # The large counts: minutes to hours, not part of `make test`.
 soak: $(STAMP)
 	$(BIN)/python -m pytest -m soak -n 0 -s tests
+
+# Every row of docs/performance.md: half an hour to an hour on a quiet machine.
+bench: $(STAMP)
+	$(BIN)/python tests/bench/run.py
+
+# NautilusTrader in an environment of its own (it needs pandas < 3), then the rows that compare with it.
+PEER  := build/peer/.venv
+bench-peer: $(STAMP)
+	@test -x $(PEER)/bin/python || $(PYTHON) -m venv $(PEER)
+	@$(PEER)/bin/python -c "import nautilus_trader" 2>/dev/null || \
+		$(PEER)/bin/python -m pip install --quiet --disable-pip-version-check "nautilus_trader==1.221.0" "pandas<3" || \
+		{ rm -rf $(PEER); echo "skipped: NautilusTrader 1.221.0 cannot be installed here"; }
+	@test ! -x $(PEER)/bin/python || $(BIN)/python tests/bench/run.py --only replay
 
 # Pinned versions with hashes; no registry address is written.
 lock: $(STAMP)
