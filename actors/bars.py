@@ -52,6 +52,7 @@ class BarAggregator:
     def __init__(self) -> None:
         self._session: Session | None = None
         self._contracts: dict[int, SymbolMapped] = {}
+        self._ids = np.zeros(0, np.uint32)
         self._minutes: dict[tuple[Nanos, str], Bar] = {}
         self._hours: dict[str, Bar] = {}
         self._days: dict[str, Bar] = {}
@@ -65,6 +66,7 @@ class BarAggregator:
                 return self._close_until(watermark)
             case SymbolMapped() as mapped:
                 self._contracts[mapped.instrument_id] = mapped
+                self._ids = np.array(sorted(self._contracts), np.uint32)
             case SessionOpened(session=session):
                 self._session = session
             case StateCarried() as carried:
@@ -106,8 +108,10 @@ class BarAggregator:
     def _fold_minute(self, start: Nanos, trades: TradeArray) -> tuple[LateTrade, ...]:
         late = []
         # Group by contract, keeping arrival order inside each: one stable sort, then one reduction per column.
-        order = np.argsort(trades["instrument_id"], kind="stable")
-        ids = trades["instrument_id"][order]
+        # By the ids' places among the known ones: two bytes are sorted by radix, in half the time.
+        ids = np.ascontiguousarray(trades["instrument_id"])
+        order = np.argsort(np.searchsorted(self._ids, ids).astype(np.uint16), kind="stable")
+        ids = ids[order]
         prices, sizes = trades["price"][order], trades["size"][order].astype(np.int64)
         starts = np.flatnonzero(np.concatenate(([True], ids[1:] != ids[:-1])))
         ends = np.append(starts[1:], len(ids))

@@ -32,13 +32,15 @@ class FeedMemory:
         self.watermark = Nanos(0)
         self.status: str = "reconnecting"
         self.has_records = False
-        self._tail: deque[TradeArray] = deque()
+        self._tail: deque[tuple[Nanos, TradeArray]] = deque()
+        """The last batches, each with its largest ts_event."""
 
     def fold(self, envelope: Envelope) -> None:
         """Take in one event; cheap, and called under the sequencer's lock."""
         match envelope.payload:
             case TradesReceived(trades=trades):
-                self._remember(trades)
+                # The envelope's own ts_event is the batch's largest: looked for once, when it was sequenced.
+                self._remember(trades, envelope.ts_event or last_event_time(trades))
             case ClockTicked(ts=ts, watermark=watermark):
                 self.last_tick, self.watermark = max(self.last_tick, ts), max(self.watermark, watermark)
             case SymbolMapped() as mapped:
@@ -49,23 +51,23 @@ class FeedMemory:
                 self.watermark = watermark
                 if ts_event is not None:
                     self.ts_event = ts_event
-                    self._tail.append(trades_from_bytes(base64.b64decode(records)))
+                    self._tail.append((ts_event, trades_from_bytes(base64.b64decode(records))))
             case _:
                 pass
 
-    def _remember(self, trades: TradeArray) -> None:
+    def _remember(self, trades: TradeArray, ts_event: Nanos) -> None:
         self.has_records = True
-        self.ts_event = Nanos(max(self.ts_event or 0, last_event_time(trades)))
-        self._tail.append(trades)
+        self.ts_event = max(self.ts_event or Nanos(0), ts_event)
+        self._tail.append((ts_event, trades))
         # Twice the overlap, so that a record whose ts_event came early is still here.
-        while len(self._tail) > 1 and last_event_time(self._tail[0]) < self.ts_event - 2 * OVERLAP:
+        while len(self._tail) > 1 and self._tail[0][0] < self.ts_event - 2 * OVERLAP:
             self._tail.popleft()
 
     def overlap(self) -> TradeArray:
         """Every record on file that a replay from `resume_ns` will send again."""
         if self.ts_event is None or not self._tail:
             return empty_trades()
-        tail = np.concatenate(tuple(self._tail))
+        tail = np.concatenate([trades for _, trades in self._tail])
         return tail[tail["ts_event"] >= self.ts_event - OVERLAP]
 
     def resume_ns(self) -> Nanos | None:
