@@ -18,6 +18,7 @@ deterministic function of that order; `actor` is the thin Pykka shell around one
 `supervisor` restarts it, and a restart is a catch-up from the journal. `feed` brings the
 market in, `http_runner` takes orders out, `clock` ticks in real time. `live` runs
 sessions from these parts, `opening` decides which file goes on, `replay` runs the same
-machines in one thread over a recorded file and compares. `main` is the command line and
-the only module that names adapters.
+machines in one thread over a recorded file and compares. `veto_models` finds the forests
+that the strategy asks before it enters. `main` is the command line; it and the package
+`wiring` alone name adapters.
 """
