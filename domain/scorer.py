@@ -60,7 +60,12 @@ class Scorer:
         self._book = FeatureBook(bases=bases, days_since=days_since)
         self._failed: dict[str, str] = {}
         """By root what its features or its score raised: it enters nothing more, and everybody else goes on.
-        A bar that could not be taken leaves a hole for whoever reads it: that is for _ALL."""
+        A bar or a history that could not be taken leaves a hole for whoever reads it: that is for _ALL."""
+        self._guarded(_ALL, self._fill, bases, carried, tables)
+
+    def _fill(
+        self, bases: Mapping[str, Sequence[str]], carried: Sequence[CarriedPercentile], tables: Sequence[BarTable]
+    ) -> None:
         for root, model in self._models.items():
             for base in bases[root]:
                 values = [float(value) for value in model.populations[base]]

@@ -177,6 +177,16 @@ def test_an_exception_costs_its_root_the_entries_from_then_on_and_no_other_root(
         assert scorer.judge("NQ", Nanos(start + HOUR)).score is not None
 
 
+def test_a_history_that_cannot_be_taken_costs_the_entries_and_not_the_engine(tmp_path: Path) -> None:
+    """Built with the engine, which every exit needs."""
+    nasdaq = small_bundle(tmp_path, "NQ", features=("nq_hourly_return", "ibs_pct"))
+    scorer = Scorer({"NQ": nasdaq}, tables=[*TABLES, *TABLES])
+    failed = scorer.judge("NQ", END)
+    assert failed.gate.reason == "veto_failed"
+    assert "history's bars are not in order" in (failed.gate.value or "")
+    assert [state.root for state in scorer.percentiles()] == ["NQ"]
+
+
 def test_a_bar_that_cannot_be_taken_costs_every_root_its_entries(tmp_path: Path) -> None:
     """Whoever reads it would read past a hole; nobody raises."""
     nasdaq = small_bundle(tmp_path, "NQ", features=("nq_hourly_return", "ibs_pct"))
