@@ -97,7 +97,11 @@ def live(log_level: str, /, **options: Any) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--until", type=click.IntRange(1), metavar="SEQ", help="Compare up to this seq (of the last segment).")
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Score with these bundles, not the recorded ones.")
+@click.option(
+    "--models-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Score with these bundles, not the recorded ones.",
+)
 def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None) -> None:
     """Decide a recorded session again and compare. Exit 0 identical, 1 diverged, 2 unreadable."""
     from actors.wiring.reading import replay_command
@@ -113,7 +117,7 @@ def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Of the market and of the forests.")
 @click.option("--sessions", type=click.IntRange(10), default=120, show_default=True, help="Before the demo's.")
 @click.option("--models-dir", type=click.Path(path_type=Path), help="Where the bundles go. Default: models/bundles.")
-@click.option("--jobs", type=int, default=-1, show_default=True, help="Processes; -1: one per core.")
+@click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per core.")
 def train(**options: Any) -> None:
     """Train the veto's models and report them on sessions that they have not seen."""
     from actors.wiring.training import TrainRequest, train_command

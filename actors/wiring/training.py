@@ -73,7 +73,7 @@ class TrainRequest:
     seed: int
     sessions: int
     models_dir: Path | None
-    jobs: int
+    jobs: int | None
 
 
 def train_command(request: TrainRequest) -> None:
@@ -88,6 +88,18 @@ def train_command(request: TrainRequest) -> None:
             fix="add --demo, which trains on the simulated market",
             exit_code=2,
         )
+    models_dir = request.models_dir or MODELS_DIR
+    try:  # before minutes of work, not after
+        models_dir.mkdir(parents=True, exist_ok=True)
+        (models_dir / ".writable").touch()
+        (models_dir / ".writable").unlink()
+    except OSError as error:
+        raise OperatorError(
+            f"bundles cannot be written here: {error.strerror}",
+            where=str(models_dir),
+            fix="give --models-dir a writable directory",
+            exit_code=2,
+        ) from error
     market = SimulatedMarket(request.seed)
     roots = load_contract_map(CONTRACT_MAP_FILE).roots
     dates = _sessions_before(ANCHOR_DATE, request.sessions, roots)
@@ -111,7 +123,7 @@ def train_command(request: TrainRequest) -> None:
                 trained.estimator,
                 populations[root.root],
                 check_rows=values,
-                models_dir=request.models_dir or MODELS_DIR,
+                models_dir=models_dir,
             )
             click.echo(_line(root.root, len(values), trained))
 
@@ -132,10 +144,12 @@ def _sessions_before(end: dt.date, count: int, roots: Sequence[TradedRoot]) -> l
     return found[::-1]
 
 
-def _rows(market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[TradedRoot], jobs: int) -> list[Row]:
+def _rows(
+    market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[TradedRoot], jobs: int | None
+) -> list[Row]:
     from joblib import Parallel, delayed
 
-    work = Parallel(n_jobs=jobs, return_as="generator")(
+    work = Parallel(n_jobs=jobs or -1, return_as="generator")(
         delayed(_session_rows)(market.seed, date, tuple(roots)) for date in dates
     )
     rows: list[Row] = []

@@ -58,6 +58,13 @@ def test_without_the_demo_it_says_what_is_missing() -> None:
     assert_refused(run("train"), 2, "--demo")
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert_refused(run("train", "--demo", "--models-dir", tmp_path / "file"), 2, str(tmp_path / "file"))
+    assert run("train", "--demo", "--jobs", "0").code == 2
+    assert run("replay", "any.db", "--models-dir", tmp_path / "nowhere").code == 2
+
+
 @pytest.mark.soak
 def test_training_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("one", "other"):
