@@ -124,10 +124,6 @@ class VetoModel(Protocol):
         """The score of a vector in the order of `features`. Raises OurError for one of another length or infinite."""
         ...
 
-    def nearest_flip(self, vector: Sequence[float]) -> Flip | None:
-        """What would turn the verdict on `vector` round, or None when no single feature can."""
-        ...
-
 
 def unusable_features(features: Sequence[str], vector: Sequence[float]) -> tuple[str, ...]:
     """Names of the inputs that cannot be scored: NaN, infinite or beyond float32.

@@ -28,7 +28,7 @@ from domain.errors import OperatorError, OurError
 from domain.events import FillAssumed, OrderRequested, SessionOpened, VetoScored
 from domain.features import BASES, FEATURE_SET_VERSION
 from domain.units import HOUR, Nanos
-from domain.veto import Flip, Score
+from domain.veto import Score
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
@@ -52,9 +52,6 @@ class PassEverything:
 
     def score(self, vector: Sequence[float]) -> Score:
         return Score(probability=1.0, bias=1.0, contributions=(0.0,) * len(vector))
-
-    def nearest_flip(self, vector: Sequence[float]) -> Flip | None:
-        return None
 
 
 @attrs.frozen(kw_only=True)
@@ -167,7 +164,7 @@ def train(rows: Sequence[Row], sessions: Sequence[dt.date], plan: TrainingPlan) 
     held_out = math.ceil(len(sessions) * plan.hold_out_share)
     development, hold_out = sessions[:-held_out], sessions[-held_out:]
     blocks = np.array_split([day.toordinal() for day in development], plan.folds + 1)
-    is_development = table.sessions < hold_out[0].toordinal()
+    is_hold_out = table.sessions >= hold_out[0].toordinal()
     folds: list[dict[str, Any]] = []
     unseen = np.full(len(table.rows), np.nan)
     for number, block in enumerate(blocks[1:], start=1):
@@ -182,7 +179,6 @@ def train(rows: Sequence[Row], sessions: Sequence[dt.date], plan: TrainingPlan) 
     for fold, block in zip(folds, blocks[1:], strict=True):
         tested = (table.sessions >= block[0]) & (table.sessions <= block[-1])
         fold.update(_with_and_without(table, tested, unseen >= threshold, block))
-    is_hold_out = ~is_development
     estimator = _fitted(table, _learnable(table, is_hold_out, plan.embargo_ns), is_hold_out, plan)
     is_passed = np.zeros(len(table.rows), np.bool_)
     is_passed[is_hold_out] = estimator.predict_proba(table.values[is_hold_out])[:, 1] >= threshold

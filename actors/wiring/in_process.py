@@ -11,9 +11,7 @@ from actors.in_process import Answer, InProcessSystem, accept
 from actors.veto_models import record_of
 from actors.wiring import VERSION, code_digest, machine_parts
 from adapters.calendar import CmeCalendar
-from adapters.config import (
-    CONTRACT_MAP_FILE,
-)
+from adapters.config import CONTRACT_MAP_FILE
 from adapters.contract_map import load_contract_map
 from adapters.memory import MemoryJournal
 from adapters.sqlite.codec import Codec

@@ -16,11 +16,7 @@ from actors.replay import RecallingCodec, replay
 from actors.report import RunningProgram, SegmentReplay, replay_report, replay_words
 from actors.veto_models import find_models
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts
-from adapters.config import (
-    describe,
-    find_config,
-    load_config,
-)
+from adapters.config import describe, find_config, load_config
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile, segments_of
 from domain.errors import JournalBroken, JournalUnreadable
