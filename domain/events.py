@@ -6,8 +6,9 @@ has in the journal; a changed payload bumps the version and brings an upcaster.
 
 Who produces what: feed (market), bars (SliceClosed, LateTrade), roll
 (ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
-(RiskDecided, OrderSubmitted, OrderExpired, FillAssumed), execution.http (an attempt's outcome),
-supervisor (crashes, restarts), session (opening and end), operator (commands).
+(RiskDecided, RiskTripped, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker; requests of its own to
+flatten), execution.http (what an attempt or a probe came to), supervisor (crashes, restarts), session (opening and
+end), operator (commands, reconciliation).
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from domain.ibs import StrategySettings
 from domain.instruments import ResolvedContract, TradedRoot
 from domain.market import TradeArray
 from domain.orders import Intent, Order, OrderType, Side
+from domain.outbox import BreakerState, OutboxMemory
 from domain.positions import Position
-from domain.risk import KillSwitch, RiskSettings
+from domain.risk import Command, RiskSettings, Switches
 from domain.rolls import RollSeam
 from domain.sessions import Session
 from domain.units import Nanos, Price
@@ -110,7 +112,13 @@ class StateCarried:
     orders: tuple[Order, ...] = ()
     realised_pnl: Decimal = Decimal(0)
     """Of this session only: zero unless an earlier segment of the same session has traded."""
-    kill_switch: KillSwitch = "off"
+    switches: Switches | None = None
+    """None in the first session ever: `mode: live` then starts disabled."""
+    outbox: OutboxMemory = OutboxMemory()
+    unconfirmed: tuple[str, ...] = ()
+    """Roots whose position a crash left to be confirmed by the operator."""
+    unreconciled: tuple[str, ...] = ()
+    """Sessions (ISO dates) with orders that no broker's report has been compared with."""
     open_minutes: tuple[Bar, ...] = ()
     open_hours: tuple[Bar, ...] = ()
     open_days: tuple[Bar, ...] = ()
@@ -301,6 +309,14 @@ class OrderRequested:
     entry_signal_id: str | None = None
     bars_held: int | None = None
     pnl_assumed: Decimal | None = None
+    stop_price: Price | None = None
+    """Of an entry: a protective stop that rests at the broker."""
+    target_price: Price | None = None
+    """Of an entry: a target that rests at the broker."""
+    cancels_working: bool = False
+    """Of an exit: legs of a bracket may be working, and are cancelled with it."""
+    is_flatten: bool = False
+    """Of an exit: whichever side is held (an operator, a limit of the account), not the known side only."""
 
 
 @event()
@@ -320,6 +336,16 @@ class RiskDecided:
 
 @event()
 @attrs.frozen(kw_only=True)
+class RiskTripped:
+    """A limit of the account was reached: no entries until the session ends; `flatten` closes what is held."""
+
+    rule: str
+    detail: str
+    action: Literal["flatten", "block"]
+
+
+@event()
+@attrs.frozen(kw_only=True)
 class OrderSubmitted:
     """An attempt that may leave the process once this event is on disk. `body` is sent byte for byte."""
 
@@ -329,6 +355,9 @@ class OrderSubmitted:
     ticker: str
     body: str
     body_sha256: str
+    intent: Intent = "entry"
+    expires_ns: Nanos | None = None
+    """An entry's limit: looked at once more just before the write."""
 
 
 @event()
@@ -377,6 +406,8 @@ class OrderNotSent:
     attempt: int
     cause: str
     retry_after_s: float | None = None
+    is_throttled: bool = False
+    """Answered 429: TradersPost is well, we are too fast."""
 
 
 @event()
@@ -386,6 +417,46 @@ class OrderExpired:
 
     root: str
     signal_id: str
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ExitOverdue:
+    """An exit has not been accepted for minutes: said again every five."""
+
+    root: str
+    signal_id: str
+    attempts: int
+    since_ns: Nanos
+    """When it was decided."""
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ProbeSubmitted:
+    """A message that cannot trade, to learn whether TradersPost answers again. Sent once it is on disk."""
+
+    ordinal: int
+    body: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ProbeAnswered:
+    """`is_up`: it was refused as a message that cannot trade must be."""
+
+    ordinal: int
+    is_up: bool
+    detail: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class BreakerChanged:
+    """Entries leave only while it is closed. `hard_open`: the webhook itself is refused (password, address)."""
+
+    state: BreakerState
     reason: str
 
 
@@ -470,10 +541,61 @@ class SafeStopRequested:
 @event()
 @attrs.frozen(kw_only=True)
 class CommandReceived:
-    """An operator's command. `kill` and `enable` set the kill switch named in `argument`."""
+    """An operator's command, effective from its place in the journal on.
 
-    command: Literal["kill", "enable"]
+    | command | argument |
+    |---|---|
+    | `enable`, `disable` | a root, or "" for all: entries, kept over sessions and crashes |
+    | `halt`, `resume` | entries of this process |
+    | `kill` | "" stops entries, those already allowed too; "all" stops exits as well; `resume` ends both |
+    | `flatten` | a root, or "" for all |
+    | `stop` | "flatten", or "" to leave positions as they are |
+    | `resolve` | a root; `quantity` is what the broker really holds, signed, 0 for flat |
+    """
+
+    command: Command
     argument: str = ""
+    quantity: int | None = None
+    reason: str = ""
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class PositionResolved:
+    """The operator said what is held; it ends UNKNOWN and every order of the root that was unsettled."""
+
+    root: str
+    contract: str
+    quantity: int
+    """Signed contracts; 0 is flat."""
+    price: Price
+    pnl: Decimal | None
+    """Net, at the last price, of a position that is no longer there."""
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class FillConfirmed:
+    """A broker's report of a fill that had been assumed. It decides nothing."""
+
+    root: str
+    signal_id: str
+    quantity: int
+    price: Price
+    assumed: Price | None
+    source: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class SessionReconciled:
+    """A session's fills were compared with a broker's report."""
+
+    session: str
+    source: str
+    fills: int
+    differences: int
 
 
 Event = (
@@ -492,12 +614,17 @@ Event = (
     | VetoScored
     | OrderRequested
     | RiskDecided
+    | RiskTripped
     | OrderSubmitted
     | OrderAccepted
     | OrderRejected
     | OrderAmbiguous
     | OrderNotSent
     | OrderExpired
+    | ExitOverdue
+    | ProbeSubmitted
+    | ProbeAnswered
+    | BreakerChanged
     | FillAssumed
     | ContractRolled
     | ActorCrashed
@@ -506,6 +633,9 @@ Event = (
     | EntriesOpened
     | SafeStopRequested
     | CommandReceived
+    | PositionResolved
+    | FillConfirmed
+    | SessionReconciled
 )
 
 Outcome = OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent

@@ -32,6 +32,7 @@ class OrderState(enum.Enum):
     SUBMITTED = "submitted"
     """An attempt is on record; its outcome is not."""
     ACCEPTED = "accepted"
+    """Received; an exit stays here until it is filled and its one repeat is over."""
     REJECTED = "rejected"
     AMBIGUOUS = "ambiguous"
     EXPIRED = "expired"
@@ -44,14 +45,18 @@ class OrderState(enum.Enum):
 
 FINAL_STATES = frozenset({OrderState.REFUSED, OrderState.REJECTED, OrderState.EXPIRED, OrderState.FILLED})
 
+_FILLING = frozenset({OrderState.ACCEPTED, OrderState.SUBMITTED, OrderState.QUEUED})
+
 TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
     OrderState.REQUESTED: frozenset({OrderState.REFUSED, OrderState.QUEUED}),
     OrderState.QUEUED: frozenset({OrderState.SUBMITTED, OrderState.EXPIRED}),
     OrderState.SUBMITTED: frozenset(
-        {OrderState.ACCEPTED, OrderState.REJECTED, OrderState.AMBIGUOUS, OrderState.QUEUED}
+        {OrderState.ACCEPTED, OrderState.REJECTED, OrderState.AMBIGUOUS, OrderState.QUEUED, OrderState.EXPIRED}
     ),
-    OrderState.ACCEPTED: frozenset({OrderState.FILLED, OrderState.EXPIRED}),
-    # An ambiguous exit is sent again; an ambiguous entry stays until its root is known to be flat.
+    # An exit is repeated once after it was accepted; a limit entry that was touched when its time
+    # ended may have been filled.
+    OrderState.ACCEPTED: frozenset({OrderState.FILLED, OrderState.EXPIRED, OrderState.SUBMITTED, OrderState.AMBIGUOUS}),
+    # An ambiguous exit is sent again; an ambiguous entry stays until it is known what its root holds.
     OrderState.AMBIGUOUS: frozenset({OrderState.QUEUED, OrderState.EXPIRED}),
     OrderState.REFUSED: frozenset(),
     OrderState.REJECTED: frozenset(),
@@ -81,11 +86,35 @@ class Order:
     ticker: str
     body: str
     """The exact bytes of every attempt, as text."""
+    fallback: str = ""
+    """Of an exit: the least that closes a position, sent once when `body` is refused."""
+    stop_price: Price | None = None
+    target_price: Price | None = None
+    """Of an entry: legs that rest at the broker once it is filled."""
+    cancels_working: bool = False
+    is_flatten: bool = False
+    after: str | None = None
+    """Of a reversal's entry: the exit that must be over first."""
+    bar_ns: Nanos = Nanos(0)
     state: OrderState = OrderState.REQUESTED
     attempt: int = 0
     not_before_ns: Nanos = Nanos(0)
     """Earliest time of the next attempt while QUEUED."""
     accepted_ns: Nanos | None = None
+    filled_ns: Nanos | None = None
+    repeat_ns: Nanos | None = None
+    """When an accepted exit is sent a second time; None before and after."""
+    is_touched: bool = False
+    """A limit entry's price was traded at, not through: it may have been filled."""
+    is_last_try: bool = False
+    """Of an exit: the fallback has been taken."""
+    paged_ns: Nanos | None = None
+    """When the operator was last told that this exit is overdue."""
+
+    @property
+    def is_filling(self) -> bool:
+        """Accepted, and not filled yet."""
+        return self.accepted_ns is not None and self.filled_ns is None and self.state in _FILLING
 
     def moved(self, state: OrderState) -> Order:
         """The order in `state`. Raises OurError when the table does not hold the step."""

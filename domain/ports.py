@@ -17,6 +17,8 @@ from domain.events import (
     OrderRequested,
     OrderSubmitted,
     Outcome,
+    ProbeAnswered,
+    ProbeSubmitted,
     RootMemory,
     SessionOpened,
     SignalEvaluated,
@@ -295,16 +297,32 @@ class Webhook(Protocol):
         """Send the attempt's bytes once and classify the answer. Never raises for network trouble."""
         ...
 
+    async def probe(self, submitted: ProbeSubmitted) -> ProbeAnswered:
+        """Send a message that cannot trade; up when it is refused as such. Never raises for network trouble."""
+        ...
+
     async def close(self) -> None:
         """Release connections."""
         ...
 
 
+@attrs.frozen(kw_only=True)
+class OrderMessage:
+    """What is sent for a request."""
+
+    ticker: str
+    """The contract with its four-digit year."""
+    body: str
+    """JSON text, the same bytes on every attempt."""
+    fallback: str = ""
+    """Of an exit: the least that closes the position."""
+
+
 class OrderPayload(Protocol):
     """Builds the message that is sent for a request."""
 
-    def __call__(self, request: OrderRequested, opened: SessionOpened) -> tuple[str, str]:
-        """(ticker, body): the contract with its four-digit year, and the JSON text to send."""
+    def __call__(self, request: OrderRequested, opened: SessionOpened) -> OrderMessage:
+        """Raises OurError for a request that cannot be said without changing its meaning."""
         ...
 
 

@@ -30,6 +30,14 @@ class Position:
     entry_signal_id: str
     is_unknown: bool = False
     """True while an ambiguous entry may or may not have been executed."""
+    stop_price: Price | None = None
+    target_price: Price | None = None
+    """Legs that rest at the broker."""
+
+    @property
+    def has_legs(self) -> bool:
+        """Something may be working at the broker for this position."""
+        return self.stop_price is not None or self.target_price is not None
 
 
 @attrs.frozen(kw_only=True)
@@ -69,6 +77,36 @@ def limit_fill(order: Order, trades: TradeArray, *, tick_size: Price) -> Fill | 
     if not len(hits):
         return None
     return Fill(price=order.limit_price, ts=Nanos(int(trades["ts_recv"][hits[0]])), rule="traded_through")
+
+
+def is_limit_touched(order: Order, trades: TradeArray) -> bool:
+    """True when a trade since the acceptance was at the limit or better: the queue decided, and nobody tells us."""
+    if order.accepted_ns is None or order.limit_price is None:
+        return False
+    prices = trades["price"][trades["ts_recv"] >= order.accepted_ns]
+    return bool((prices <= order.limit_price).any() if order.side == "buy" else (prices >= order.limit_price).any())
+
+
+def leg_fill(position: Position, trades: TradeArray, *, tick_size: Price) -> Fill | None:
+    """The first resting leg traded through by a tick or more: the stop one tick adverse, the target at its price.
+
+    `trades` are the contract's records of one batch. A trade before the entry's own fill is none of it.
+    """
+    is_long = position.quantity > 0
+    sign = 1 if is_long else -1
+    is_after = trades["ts_recv"] > position.opened_ns
+    hits: list[tuple[int, Price, str]] = []
+    for price, rule, is_through in (
+        (position.stop_price, "stop_leg", lambda leg: sign * trades["price"] <= sign * leg - tick_size),
+        (position.target_price, "target_leg", lambda leg: sign * trades["price"] >= sign * leg + tick_size),
+    ):
+        if price is not None and len(at := np.flatnonzero(is_through(price) & is_after)):
+            filled_at = price - sign * tick_size if rule == "stop_leg" else price
+            hits.append((int(at[0]), Price(filled_at), rule))
+    if not hits:
+        return None
+    index, price, rule = min(hits)
+    return Fill(price=price, ts=Nanos(int(trades["ts_recv"][index])), rule=rule)
 
 
 def net_pnl(
