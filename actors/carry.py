@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
+from decimal import Decimal
 
 import attrs
 import numpy as np
@@ -125,9 +126,13 @@ def _state(
         previous_file_sha256=file_sha256,
         positions=_with_unknown(execution.positions, execution.orders),
         orders=tuple(_left_behind(order) for order in execution.orders),
-        # A new session starts its day's P&L at zero; a new segment of the same one does not.
-        **({"realised_pnl": execution.realised_pnl} if is_same_session else {}),
-        kill_switch=execution.kill_switch,
+        # A new session starts its day at zero; a new segment of the same one does not.
+        realised_pnl=execution.realised_pnl if is_same_session else Decimal(0),
+        tripped=execution.tripped if is_same_session else "",
+        switches=execution.switches,
+        outbox=execution.outbox_memory,
+        unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
+        unreconciled=_unreconciled(opened, execution, is_same_session=is_same_session),
         open_minutes=open_bars.minutes,
         open_hours=open_bars.hours,
         open_days=open_bars.days,
@@ -144,8 +149,26 @@ def _left_behind(order: Order) -> Order:
     """An attempt that had no outcome in its own file will have none in the next: there it is ambiguous."""
     if order.state is not OrderState.SUBMITTED:
         return order
+    if order.accepted_ns is not None:
+        return order.moved(OrderState.ACCEPTED)  # an exit's repeat
     ambiguous = order.moved(OrderState.AMBIGUOUS)
     return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
+
+
+def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set[str]:
+    """With money, what a crashed process left is looked at by the operator before anything is entered."""
+    unconfirmed = set(execution.unconfirmed)
+    if opened.mode == "live" and head.status == "open":
+        unconfirmed |= {position.root for position in execution.positions}
+        unconfirmed |= {order.root for order in execution.orders if order.intent == "entry"}
+    return unconfirmed
+
+
+def _unreconciled(opened: SessionOpened, execution: Execution, *, is_same_session: bool) -> tuple[str, ...]:
+    """Sessions that have sent orders and were never compared with a broker's report."""
+    if is_same_session or not execution.has_traded:
+        return execution.unreconciled
+    return (*execution.unreconciled, opened.session.date.isoformat())
 
 
 def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tuple[Position, ...]:

@@ -16,10 +16,11 @@ import numpy as np
 
 from actors.clock import due_at
 from actors.machines import MachineParts
-from actors.sequencer import HTTP_SOURCE, Sequencer
+from actors.sequencer import Sequencer
 from domain.envelope import Envelope
 from domain.errors import OurError
 from domain.events import (
+    HTTP_SOURCE,
     ClockTicked,
     Event,
     FeedStatusChanged,

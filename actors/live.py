@@ -106,16 +106,18 @@ class SessionRun:
         self._sequencer.observe(self._memory.fold)
         self._sequencer.observe(tally.fold)
         self._sequencer.observe(self._watch_entries)
-        self._sequencer.restore(journal)
-        journal.close()
-        self._is_restart = head.seq > 0
         self._http = HttpRunner(
             sequencer=self._sequencer,
             webhook=parts.make_webhook(),
             is_simulated=plan.is_simulated,
+            now=parts.now,
             faults=parts.faults,
             on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"HTTP runner: {error!r}")),
         )
+        self._sequencer.observe(self._http.watch)
+        self._sequencer.restore(journal)
+        journal.close()
+        self._is_restart = head.seq > 0
         self._clock: RealTimeClock | None = None
         self._supervisor = self._start_supervisor()
 

@@ -14,14 +14,17 @@ import attrs
 import numpy as np
 
 from actors.replay import ReplayResult
-from actors.sequencer import HTTP_SOURCE
 from actors.tally import Tally
 from domain.bars import Bar, Timeframe
 from domain.envelope import Envelope
 from domain.events import (
     FillAssumed,
     HistoryLoaded,
+    OrderAccepted,
+    OrderAmbiguous,
     OrderExpired,
+    OrderNotSent,
+    OrderRejected,
     OrderRequested,
     OrderSubmitted,
     RiskDecided,
@@ -146,13 +149,15 @@ def orders(envelopes: Iterable[Envelope]) -> Iterator[dict[str, Any]]:
                 change = {"state": "expired"}
             case FillAssumed(signal_id=signal_id):
                 change = {"state": "filled"}
-            case event if envelope.source == HTTP_SOURCE:
-                signal_id = getattr(event, "signal_id", "")
+            case OrderAccepted() | OrderRejected() | OrderAmbiguous() | OrderNotSent() as outcome:
+                signal_id = outcome.signal_id
                 change = {"state": _OUTCOME_STATES[envelope.type]}
             case _:
                 continue
-        if signal_id in lines:
-            lines[signal_id] |= change
+        line = lines.get(signal_id)
+        if line is not None:
+            # A filled exit is sent once more: that changes nothing but the number of attempts.
+            line |= {"attempts": change.get("attempts", line["attempts"])} if line["state"] == "filled" else change
     yield from lines.values()
 
 

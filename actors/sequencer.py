@@ -24,14 +24,14 @@ import attrs
 
 from domain.envelope import GENESIS, Envelope, chain_hash, event_time
 from domain.errors import OurError
-from domain.events import EVENT_VERSIONS, Event
+from domain.events import EVENT_VERSIONS, HTTP_SOURCE, Event
 from domain.ports import Codec, JournalReader, JournalWriter
 from domain.units import Nanos
 
 Deliver = Callable[[Envelope], None]
 
-HTTP_SOURCE = "execution.http"
-"""Source of an attempt's outcome; its cause is the attempt."""
+ATTEMPTS = ("OrderSubmitted", "ProbeSubmitted")
+"""What leaves the process; in flight until its outcome is on record."""
 QUIET_TIMEOUT_S = 120.0
 """A debt older than this in simulated time is a deadlock, not patience."""
 MAX_BACKLOG = 20_000
@@ -119,7 +119,7 @@ class Sequencer:
             self._ts = max(self._ts, envelope.ts_ns)
             if (workflow := getattr(envelope.payload, "signal_id", None)) is not None and envelope.corr is not None:
                 self._workflows.setdefault(workflow, envelope.corr)
-            if envelope.type == "OrderSubmitted":
+            if envelope.type in ATTEMPTS:
                 self._in_flight[envelope.seq] = envelope
             elif envelope.source == HTTP_SOURCE and envelope.cause is not None:
                 self._in_flight.pop(envelope.cause, None)
@@ -135,7 +135,7 @@ class Sequencer:
             self._owe(seq, kind)
 
     def on_submitted(self, begin: Deliver) -> None:
-        """Hand every OrderSubmitted to `begin` as it is sequenced (the HTTP runner, which outlives its actor)."""
+        """Hand every attempt and probe to `begin` as it is sequenced (the HTTP runner, which outlives its actor)."""
         self._on_submitted = begin
 
     def observe(self, observer: Deliver) -> None:
@@ -310,7 +310,7 @@ class Sequencer:
         )
         self._writer.append(envelopes)
         for envelope in envelopes:
-            if envelope.type == "OrderSubmitted":
+            if envelope.type in ATTEMPTS:
                 self._in_flight[envelope.seq] = envelope
             self._owe(envelope.seq, envelope.type)
             self._dispatch(envelope)
@@ -355,7 +355,7 @@ class Sequencer:
         for subscriber in self._by_kind.get(envelope.type, ()):
             if subscriber.deliver is not None:
                 subscriber.deliver(envelope)
-        if envelope.type == "OrderSubmitted":
+        if envelope.type in ATTEMPTS:
             self._on_submitted(envelope)
         for observer in self._observers:
             observer(envelope)

@@ -11,6 +11,7 @@ from domain.events import (
     ClockTicked,
     FillAssumed,
     OrderAmbiguous,
+    OrderExpired,
     OrderRequested,
     RiskDecided,
     SessionOpened,
@@ -84,6 +85,10 @@ class Tally:
                 self.refusals[f"risk:{rule}"] += 1
             case FillAssumed() as fill:
                 self._fill(fill)
+            case OrderExpired(root=root, signal_id=id):
+                held = self.positions.get(root)
+                if held is not None and held.is_unknown and held.entry_signal_id == id:
+                    del self.positions[root]
             case ActorRestarted(actor=actor):
                 self.restarts[actor] += 1
             case SessionOpened() as opened:

@@ -115,6 +115,8 @@ class StateCarried:
     switches: Switches | None = None
     """None in the first session ever: `mode: live` then starts disabled."""
     outbox: OutboxMemory = OutboxMemory()
+    tripped: str = ""
+    """The rule that has ended the entries of this session."""
     unconfirmed: tuple[str, ...] = ()
     """Roots whose position a crash left to be confirmed by the operator."""
     unreconciled: tuple[str, ...] = ()
@@ -408,6 +410,8 @@ class OrderNotSent:
     retry_after_s: float | None = None
     is_throttled: bool = False
     """Answered 429: TradersPost is well, we are too fast."""
+    is_held_back: bool = False
+    """We did not write it: its limit or a kill had come before the first byte."""
 
 
 @event()
@@ -569,8 +573,7 @@ class PositionResolved:
     quantity: int
     """Signed contracts; 0 is flat."""
     price: Price
-    pnl: Decimal | None
-    """Net, at the last price, of a position that is no longer there."""
+    """The last one known of the contract: what a difference is booked at."""
     reason: str
 
 
@@ -641,6 +644,8 @@ Event = (
 Outcome = OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent
 """What an attempt can come to."""
 
+HTTP_SOURCE = "execution.http"
+"""Source of what an attempt or a probe has come to; its cause is what was sent."""
 SUPERVISION_TYPES = frozenset(
     {"ActorCrashed", "ActorRestarted", "FeedStatusChanged", "SafeStopRequested", "SessionStopped"}
 )

@@ -57,7 +57,7 @@ TRANSITIONS: dict[OrderState, frozenset[OrderState]] = {
     # ended may have been filled.
     OrderState.ACCEPTED: frozenset({OrderState.FILLED, OrderState.EXPIRED, OrderState.SUBMITTED, OrderState.AMBIGUOUS}),
     # An ambiguous exit is sent again; an ambiguous entry stays until it is known what its root holds.
-    OrderState.AMBIGUOUS: frozenset({OrderState.QUEUED, OrderState.EXPIRED}),
+    OrderState.AMBIGUOUS: frozenset({OrderState.QUEUED, OrderState.EXPIRED, OrderState.FILLED}),
     OrderState.REFUSED: frozenset(),
     OrderState.REJECTED: frozenset(),
     OrderState.EXPIRED: frozenset(),
@@ -93,9 +93,6 @@ class Order:
     """Of an entry: legs that rest at the broker once it is filled."""
     cancels_working: bool = False
     is_flatten: bool = False
-    after: str | None = None
-    """Of a reversal's entry: the exit that must be over first."""
-    bar_ns: Nanos = Nanos(0)
     state: OrderState = OrderState.REQUESTED
     attempt: int = 0
     not_before_ns: Nanos = Nanos(0)
@@ -108,6 +105,8 @@ class Order:
     """A limit entry's price was traded at, not through: it may have been filled."""
     is_last_try: bool = False
     """Of an exit: the fallback has been taken."""
+    is_superseded: bool = False
+    """A newer intent has taken its place: its attempt's outcome is awaited, and nothing sent again."""
     paged_ns: Nanos | None = None
     """When the operator was last told that this exit is overdue."""
 

@@ -29,6 +29,16 @@ FREE_RETRIES = 10
 """Retries of exits in an hour before they share a rate."""
 RETRIES_PER_MINUTE = 4
 
+TICKER_GAP = Nanos(15 * SECOND)
+"""Between two intents of one ticker: TradersPost promises no order among rapid signals."""
+REPEAT_AFTER = Nanos(20 * SECOND)
+REPEAT_AFTER_CANCEL = Nanos(130 * SECOND)
+"""An accepted exit is sent once more: nobody can read back whether it was executed. A cancel may take 120 s."""
+OVERDUE_AFTER = Nanos(300 * SECOND)
+"""The operator is told of an exit that nobody has accepted for so long, and again as often."""
+PROBE_BODY = "{}"
+"""Without ticker and action nothing can be traded: TradersPost refuses it as a payload, when it is there."""
+
 FAILURES_TO_OPEN = 3
 FAILURE_WINDOW = Nanos(60 * SECOND)
 PROBE_AFTER = Nanos(15 * SECOND)
@@ -143,10 +153,10 @@ def is_webhook_refused(http_status: int, code: str) -> bool:
     """True when a rejection is of the webhook (password, address, this machine), not of the message."""
     if http_status in (401, 403, 404) or 300 <= http_status < 400:
         return True
-    return "password" in code or "webhook" in code or code.split("-")[0] == "ip" or code.endswith("-ip")
+    return "password" in code or "webhook" in code or code.startswith("ip-") or code.endswith("-ip")
 
 
 def throttled_until(signal: str, attempt: int, now: Nanos) -> Nanos:
-    """When to try again after a 429 that names no time: in the next minute, up to 5 s into it by a hash of the order."""
+    """After a 429 that names no time: in the next minute, up to 5 s into it by a hash of the order."""
     digest = hashlib.sha256(f"429:{signal}:{attempt}".encode()).digest()
     return Nanos(floor_to(now, MINUTE) + MINUTE + int.from_bytes(digest[:4], "big") * 5 * SECOND // 2**32)

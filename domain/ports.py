@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -290,14 +290,25 @@ class FeedSource(Protocol):
         ...
 
 
+class HeldBackError(Exception):
+    """Raised by `MayWrite`: this message must not be written any more. Its text says why."""
+
+
+MayWrite = Callable[[], Awaitable[object]]
+"""Awaited just before the first byte is written. Raises HeldBackError."""
+
+
 class Webhook(Protocol):
     """The way out: one attempt over HTTP."""
 
-    async def post(self, submitted: OrderSubmitted) -> Outcome:
-        """Send the attempt's bytes once and classify the answer. Never raises for network trouble."""
+    async def post(self, submitted: OrderSubmitted, may_write: MayWrite) -> Outcome:
+        """Send the attempt's bytes once, when `may_write()` is done, and classify the answer.
+
+        Connects meanwhile. Never raises for network trouble.
+        """
         ...
 
-    async def probe(self, submitted: ProbeSubmitted) -> ProbeAnswered:
+    async def probe(self, submitted: ProbeSubmitted, may_write: MayWrite) -> ProbeAnswered:
         """Send a message that cannot trade; up when it is refused as such. Never raises for network trouble."""
         ...
 

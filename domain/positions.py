@@ -95,14 +95,14 @@ def leg_fill(position: Position, trades: TradeArray, *, tick_size: Price) -> Fil
     is_long = position.quantity > 0
     sign = 1 if is_long else -1
     is_after = trades["ts_recv"] > position.opened_ns
+    gain = sign * trades["price"]
     hits: list[tuple[int, Price, str]] = []
-    for price, rule, is_through in (
-        (position.stop_price, "stop_leg", lambda leg: sign * trades["price"] <= sign * leg - tick_size),
-        (position.target_price, "target_leg", lambda leg: sign * trades["price"] >= sign * leg + tick_size),
-    ):
-        if price is not None and len(at := np.flatnonzero(is_through(price) & is_after)):
-            filled_at = price - sign * tick_size if rule == "stop_leg" else price
-            hits.append((int(at[0]), Price(filled_at), rule))
+    if (stop := position.stop_price) is not None:
+        at = np.flatnonzero((gain <= sign * stop - tick_size) & is_after)
+        hits += [(int(index), Price(stop - sign * tick_size), "stop_leg") for index in at[:1]]
+    if (target := position.target_price) is not None:
+        at = np.flatnonzero((gain >= sign * target + tick_size) & is_after)
+        hits += [(int(index), target, "target_leg") for index in at[:1]]
     if not hits:
         return None
     index, price, rule = min(hits)

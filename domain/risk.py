@@ -13,7 +13,7 @@ from typing import Literal
 import attrs
 
 from domain.outbox import BreakerState
-from domain.units import SECOND, Nanos, Price
+from domain.units import SECOND, Price
 
 KillSwitch = Literal["off", "entries", "all"]
 Command = Literal["enable", "disable", "halt", "resume", "flatten", "kill", "stop", "resolve"]
@@ -104,6 +104,8 @@ class EntryQuestion:
     margin_usd: Decimal | None
     """Initial margin of the whole entry, when the contract map knows it."""
     is_active_contract: bool
+    reverses: bool
+    """The other side of a position that the same decision closes: it does not stand in its own way."""
 
 
 @attrs.frozen(kw_only=True)
@@ -187,7 +189,7 @@ def _by_time(question: EntryQuestion, settings: RiskSettings) -> Iterator[Refuse
 
 
 def _by_price(question: EntryQuestion, settings: RiskSettings) -> Iterator[Refused]:
-    """A price far from the last one is a mistake of someone's; prices may be negative, so the last one's size counts."""
+    """A price far from the last one is someone's mistake."""
     last = question.last_price
     if last is None:
         return
@@ -205,6 +207,8 @@ def _by_limits(question: EntryQuestion, state: RiskState, settings: RiskSettings
         yield Refused(rule=state.tripped, detail=f"{state.tripped} has ended this session's entries")
     if root in state.unknown_roots:
         yield Refused(rule="unknown_position", detail=f"it is not known what {root} holds")
+    if question.reverses:
+        occupied = {other: contracts for other, contracts in occupied.items() if other != root}
     if root in occupied:
         yield Refused(rule="root_occupied", detail=f"{root} is held or being entered")
     if len(occupied) >= settings.max_positions:

@@ -17,6 +17,7 @@ from decimal import Decimal
 from domain.errors import OurError
 from domain.events import OrderRequested, SessionOpened
 from domain.instruments import TradedRoot, parse_contract
+from domain.ports import OrderMessage
 from domain.sessions import iso_utc
 from domain.units import SECOND, UNDEF_PRICE, Nanos, Price, floor_to, price_to_decimal, round_to_tick
 
@@ -31,8 +32,8 @@ SPARE_EXTRAS = ("description", "product_id", "dataset", "exit_reason", "strategy
 """What is left out, in this order, when an operator's long texts would break the limit."""
 
 
-def build_payload(request: OrderRequested, opened: SessionOpened) -> tuple[str, str]:
-    """(ticker, JSON text) for `request`: ASCII, fixed key order, no spaces.
+def build_payload(request: OrderRequested, opened: SessionOpened) -> OrderMessage:
+    """What is sent for `request`: JSON text in ASCII, fixed key order, no spaces.
 
     The ticker is the order product with the expiry of the contract the request names
     (for an exit: the contract held) and a four-digit year. Raises OurError for a request
@@ -50,7 +51,8 @@ def build_payload(request: OrderRequested, opened: SessionOpened) -> tuple[str, 
         message["ignoreTradingWindows"] = True
     message["time"] = _iso_millis(request.decided_ns)
     message["extras"] = _bounded(_extras(request, root, opened))
-    return ticker, encode(message)
+    fallback = encode({"ticker": ticker, "action": "exit"}) if request.intent == "exit" else ""
+    return OrderMessage(ticker=ticker, body=encode(message), fallback=fallback)
 
 
 def encode(value: JsonValue) -> str:

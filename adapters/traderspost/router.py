@@ -1,4 +1,4 @@
-"""The way out: one POST of one attempt, and an honest name for what became of it.
+"""The way out: one POST of one attempt or probe, and an honest name for what became of it.
 
 TradersPost has no idempotency key and no way to read back, so the only question that
 matters is: may the message have been received? "No" needs proof (the connection was
@@ -20,7 +20,17 @@ import orjson
 
 from adapters.traderspost.webhook_url import WebhookUrl, parse_webhook_url
 from domain.errors import OurError
-from domain.events import OrderAccepted, OrderAmbiguous, OrderNotSent, OrderRejected, OrderSubmitted, Outcome
+from domain.events import (
+    OrderAccepted,
+    OrderAmbiguous,
+    OrderNotSent,
+    OrderRejected,
+    OrderSubmitted,
+    Outcome,
+    ProbeAnswered,
+    ProbeSubmitted,
+)
+from domain.ports import HeldBackError, MayWrite
 
 ANSWER_LIMIT_BYTES = 65_536
 RETRY_AFTER_LIMIT_S = 300.0
@@ -49,11 +59,25 @@ class Answer:
     body: bytes | None
 
 
+@attrs.frozen
+class _Silence:
+    """No answer, and why: the errors' names, never their texts."""
+
+    cause: str
+    is_sent: bool
+    """False when nothing can have been received."""
+    is_held_back: bool = False
+    """We did not write it."""
+
+
 @attrs.define(kw_only=True)
 class _Proof:
-    """Whether a byte of this request may have left; set by aiohttp just before it writes the headers."""
+    """What is asked before a byte of this request leaves, and whether one may have left."""
 
+    may_write: MayWrite
+    """Awaited when the connection stands."""
     is_headers_sent: bool = False
+    """Set by aiohttp just before it writes the headers."""
 
 
 class WebhookRouter:
@@ -69,29 +93,53 @@ class WebhookRouter:
     def __repr__(self) -> str:
         return f"WebhookRouter({self._url!r})"
 
-    async def post(self, submitted: OrderSubmitted) -> Outcome:
-        """Send `submitted.body` once and classify what came of it.
+    async def post(self, submitted: OrderSubmitted, may_write: MayWrite) -> Outcome:
+        """Send `submitted.body` once, when `may_write()` is done, and classify what came of it.
 
-        Never raises for network trouble. A cancelled post raises CancelledError and leaves
-        the attempt without an outcome, which recovery reads as ambiguous.
+        The connection is made meanwhile; waiting counts towards the time limit. Never raises for
+        network trouble. A cancelled post raises CancelledError and leaves the attempt without an
+        outcome, which recovery reads as ambiguous.
         """
-        proof = _Proof()
-        try:
-            answer = await self._send(submitted.body.encode(), proof)
-        # Order decides: these two are subclasses of the ambiguous ones below.
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            return _not_sent(submitted, f"no connection ({_kind(error)}): nothing was sent")
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            if not proof.is_headers_sent:
-                return _not_sent(submitted, f"connection lost before the headers ({_kind(error)}): nothing was sent")
-            return _ambiguous(submitted, f"no answer after sending ({_kind(error)})")
-        return classify(submitted, answer, self._url)
+        answer = await self._exchange(submitted.body, may_write)
+        if isinstance(answer, Answer):
+            return classify(submitted, answer, self._url)
+        if answer.is_sent:
+            return _ambiguous(submitted, answer.cause)
+        return _not_sent(submitted, answer.cause, is_held_back=answer.is_held_back)
+
+    async def probe(self, submitted: ProbeSubmitted, may_write: MayWrite) -> ProbeAnswered:
+        """Send `submitted.body`, which cannot trade, once. Never raises for network trouble."""
+        answer = await self._exchange(submitted.body, may_write)
+        if not isinstance(answer, Answer):
+            return ProbeAnswered(ordinal=submitted.ordinal, is_up=False, detail=answer.cause)
+        said = _said(answer.body)
+        code = _code(said, self._url, default="without a code of TradersPost")
+        if 200 <= answer.status < 300 and said.get("success") is True:
+            code = "took the probe for an order"
+        return ProbeAnswered(
+            ordinal=submitted.ordinal,
+            is_up=answer.status == 400 and code == "invalid-payload",
+            detail=f"HTTP {answer.status} {code}",
+        )
 
     async def close(self) -> None:
         """Release connections. A later `post` is a bug and raises OurError."""
         self._is_closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def _exchange(self, body: str, may_write: MayWrite) -> Answer | _Silence:
+        """One POST, and whether it may have been received when nothing comes back."""
+        proof = _Proof(may_write=may_write)
+        try:
+            return await self._send(body.encode(), proof)
+        except HeldBackError as reason:
+            return _Silence(f"held back: {reason}", is_sent=False, is_held_back=True)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # By the proof and not by the error's class: a reset looks the same before and after the message.
+            if proof.is_headers_sent:
+                return _Silence(f"no answer after sending ({_kind(error)})", is_sent=True)
+            return _Silence(f"no connection ({_kind(error)}): nothing was sent", is_sent=False)
 
     async def _send(self, body: bytes, proof: _Proof) -> Answer:
         async with self._opened().post(
@@ -114,7 +162,8 @@ class WebhookRouter:
         if self._session is None:
             limits = self._timeouts
             self._session = aiohttp.ClientSession(
-                # A kept connection may die unseen between two orders: each gets its own.
+                # A kept connection may die unseen between two orders: each gets its own, and with it
+                # its wait for `may_write`.
                 connector=aiohttp.TCPConnector(force_close=True),
                 timeout=aiohttp.ClientTimeout(
                     total=limits.total_s,
@@ -123,7 +172,7 @@ class WebhookRouter:
                     sock_read=limits.read_s,
                 ),
                 cookie_jar=aiohttp.DummyCookieJar(),
-                trace_configs=[_headers_sent_trace()],
+                trace_configs=[_trace()],
             )
         return self._session
 
@@ -141,16 +190,14 @@ def classify(submitted: OrderSubmitted, answer: Answer, url: WebhookUrl) -> Outc
             return _ambiguous(submitted, f"HTTP {status} without the JSON answer of TradersPost")
         case _ if 300 <= status < 400:
             return _rejected(submitted, status, "redirect", f"HTTP {status} redirect, not followed")
-        case 400:
-            return _rejected(submitted, status, _code(said, url, default="http-400"), message)
         case 408:
             # The server says it did not get all of it; a proxy says so too after passing it on.
             return _ambiguous(submitted, "HTTP 408 after sending")
         case 429:
-            retry_after_s = _retry_after_s(answer)
-            return _not_sent(submitted, "HTTP 429 too many requests: not taken", retry_after_s=retry_after_s)
-        case _ if 400 < status < 500:
-            return _rejected(submitted, status, f"http-{status}", message)
+            cause = "HTTP 429 too many requests: not taken"
+            return _not_sent(submitted, cause, retry_after_s=_retry_after_s(answer), is_throttled=True)
+        case _ if 400 <= status < 500:
+            return _rejected(submitted, status, _code(said, url, default=f"http-{status}"), message)
         case _:
             return _ambiguous(submitted, f"HTTP {status} after sending")
 
@@ -180,23 +227,38 @@ def _ambiguous(submitted: OrderSubmitted, cause: str) -> OrderAmbiguous:
     return OrderAmbiguous(root=submitted.root, signal_id=submitted.signal_id, attempt=submitted.attempt, cause=cause)
 
 
-def _not_sent(submitted: OrderSubmitted, cause: str, *, retry_after_s: float | None = None) -> OrderNotSent:
+def _not_sent(
+    submitted: OrderSubmitted,
+    cause: str,
+    *,
+    retry_after_s: float | None = None,
+    is_throttled: bool = False,
+    is_held_back: bool = False,
+) -> OrderNotSent:
     return OrderNotSent(
         root=submitted.root,
         signal_id=submitted.signal_id,
         attempt=submitted.attempt,
         cause=cause,
         retry_after_s=retry_after_s,
+        is_throttled=is_throttled,
+        is_held_back=is_held_back,
     )
 
 
-def _headers_sent_trace() -> aiohttp.TraceConfig:
+def _trace() -> aiohttp.TraceConfig:
+    async def on_connected(
+        session: aiohttp.ClientSession, context: SimpleNamespace, connected: aiohttp.TraceConnectionCreateEndParams
+    ) -> None:
+        await context.trace_request_ctx.may_write()
+
     async def on_headers_sent(
         session: aiohttp.ClientSession, context: SimpleNamespace, sent: aiohttp.TraceRequestHeadersSentParams
     ) -> None:
         context.trace_request_ctx.is_headers_sent = True
 
     trace = aiohttp.TraceConfig()
+    trace.on_connection_create_end.append(on_connected)
     trace.on_request_headers_sent.append(on_headers_sent)
     return trace
 

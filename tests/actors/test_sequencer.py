@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.sequencer import HTTP_SOURCE, Sequencer, Subscription
+from actors.sequencer import Sequencer, Subscription
 from adapters.memory import MemoryJournal
 from adapters.sqlite.journal import JournalFile, create_journal
 from adapters.sqlite.writer import Writer
 from domain.envelope import GENESIS, Envelope, chain_hash
 from domain.errors import OurError
 from domain.events import (
+    HTTP_SOURCE,
     ActorRestarted,
     ClockTicked,
     EntriesClosed,
