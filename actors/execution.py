@@ -140,7 +140,7 @@ class Execution:
                 events = self._close_all("safe_stop") if self._session.risk.safestop_policy == "flatten" else []
             case event:
                 self._remember(event)
-                return ()
+                events = []
         return (*events, *self._outbox.send_due(self._now, self._may_leave))
 
     def next_deadline(self) -> Nanos | None:

@@ -203,9 +203,9 @@ class Outbox:
     @staticmethod
     def _retry_ns(order: Order, outcome: OrderAmbiguous | OrderNotSent, now: Nanos) -> Nanos:
         wait = backoff_ns(order.signal_id, order.attempt, cap_s=EXIT_BACKOFF_CAP_S)
-        if isinstance(outcome, OrderNotSent) and outcome.is_throttled:
-            if outcome.retry_after_s is None:
-                return throttled_until(order.signal_id, order.attempt, now)
+        if isinstance(outcome, OrderNotSent) and outcome.is_throttled and outcome.retry_after_s is None:
+            return throttled_until(order.signal_id, order.attempt, now)
+        if isinstance(outcome, OrderNotSent) and outcome.retry_after_s is not None:
             wait = Nanos(max(wait, int(outcome.retry_after_s * SECOND)))
         return Nanos(now + wait)
 

@@ -11,9 +11,11 @@ import attrs
 import pytest
 
 from actors.carry import fresh_state
-from actors.execution import EXIT_BACKOFF_CAP_S, Execution
+from actors.execution import Execution
+from actors.outbox import EXIT_BACKOFF_CAP_S
 from domain.errors import OurError
 from domain.events import (
+    HTTP_SOURCE,
     ClockTicked,
     CommandReceived,
     EntriesClosed,
@@ -35,8 +37,9 @@ from domain.events import (
 )
 from domain.ibs import StrategySettings
 from domain.orders import OrderState, backoff_ns
+from domain.ports import OrderMessage
 from domain.positions import Position
-from domain.risk import RiskSettings
+from domain.risk import RiskSettings, Switches
 from domain.units import HOUR, MINUTE, SECOND, Nanos, Price
 from tests.builders import IDS, PRICE, TICK, Record, at, mapped, opened_session, request_of, trades_of
 
@@ -44,9 +47,10 @@ DECIDED = at(60)
 """Entries of `request_of` are decided an hour after the open; they may be sent for 30 s."""
 
 
-def payload_of(request: OrderRequested, opened: SessionOpened) -> tuple[str, str]:
+def payload_of(request: OrderRequested, opened: SessionOpened) -> OrderMessage:
     body = {"signal": request.signal_id, "session": opened.session.date.isoformat(), "action": request.side}
-    return f"{request.root}M2024", json.dumps(body)
+    fallback = "" if request.intent == "entry" else "exit!"
+    return OrderMessage(ticker=f"{request.root}M2024", body=json.dumps(body), fallback=fallback)
 
 
 class Desk:
@@ -63,9 +67,9 @@ class Desk:
         if is_live:
             self.put(FeedStatusChanged(status="live", reason="subscribed"))
 
-    def put(self, event: Event, ts: Nanos | None = None) -> tuple[Event, ...]:
+    def put(self, event: Event, ts: Nanos | None = None, *, source: str = "test") -> tuple[Event, ...]:
         self.now = self.now if ts is None else ts
-        return self.machine.handle(self.record.put(event, ts=self.now))
+        return self.machine.handle(self.record.put(event, ts=self.now, source=source))
 
     def request(self, signal_id: str = "entry-1", *, ts: Nanos = DECIDED, **changes: Any) -> tuple[Event, ...]:
         return self.put(request_of(signal_id, **changes), ts)
@@ -84,7 +88,7 @@ class Desk:
             OrderNotSent: {"cause": "connection refused"},
         }[outcome]
         root = self.order(signal_id).root
-        return self.put(outcome(root=root, signal_id=signal_id, attempt=attempt, **(values | fields)))
+        return self.put(outcome(root=root, signal_id=signal_id, attempt=attempt, **(values | fields)), source=HTTP_SOURCE)
 
     def order(self, signal_id: str = "entry-1") -> Any:
         return next(order for order in self.machine.orders if order.signal_id == signal_id)
@@ -106,7 +110,9 @@ class Desk:
 
 
 def submitted(signal_id: str = "entry-1", attempt: int = 1, *, side: str = "buy", root: str = "ES") -> OrderSubmitted:
+    """An attempt of an entry decided at `DECIDED`, or of an exit: they sell here."""
     body = json.dumps({"signal": signal_id, "session": "2024-05-01", "action": side})
+    is_entry = signal_id.startswith(("entry", "nq"))
     return OrderSubmitted(
         root=root,
         signal_id=signal_id,
@@ -114,6 +120,8 @@ def submitted(signal_id: str = "entry-1", attempt: int = 1, *, side: str = "buy"
         ticker=f"{root}M2024",
         body=body,
         body_sha256=hashlib.sha256(body.encode()).hexdigest(),
+        intent="entry" if is_entry else "exit",
+        expires_ns=Nanos(DECIDED + 30 * SECOND) if is_entry else None,
     )
 
 
@@ -171,7 +179,7 @@ def test_an_old_decision_is_no_entry() -> None:
 @pytest.mark.parametrize(
     "undo",
     [
-        (CommandReceived(command="kill", argument="all"), CommandReceived(command="enable")),
+        (CommandReceived(command="kill", argument="all"), CommandReceived(command="resume")),
         (EntriesClosed(reason="stall"), EntriesOpened(reason="caught up")),
         (FeedStatusChanged(status="stale", reason=""), FeedStatusChanged(status="live", reason="")),
     ],
@@ -301,7 +309,7 @@ def test_an_outcome_of_no_open_attempt_is_our_error(signal_id: str, attempt: int
     desk.request()
     outcome = OrderAccepted(root="ES", signal_id=signal_id, attempt=attempt, http_status=200, external_id="")
     with pytest.raises(OurError, match="not open"):
-        desk.put(outcome)
+        desk.put(outcome, source=HTTP_SOURCE)
 
 
 def test_an_outcome_after_the_outcome_is_our_error() -> None:
@@ -376,7 +384,7 @@ def test_an_entry_is_not_sent_at_its_limit_by_an_outcome_either() -> None:
 
 
 CLOSINGS = [
-    (CommandReceived(command="kill", argument="entries"), CommandReceived(command="enable")),
+    (CommandReceived(command="kill", argument="entries"), CommandReceived(command="resume")),
     (EntriesClosed(reason="stall"), EntriesOpened(reason="fine")),
     (FeedStatusChanged(status="stale", reason=""), FeedStatusChanged(status="live", reason="")),
 ]
@@ -414,16 +422,16 @@ def test_kill_all_holds_a_waiting_exit_back_and_enable_lets_it_go() -> None:
     desk.put(CommandReceived(command="kill", argument="all"))
     assert desk.machine.next_deadline() is None
     assert desk.tick(at(180)) == ()
-    desk.put(CommandReceived(command="enable"))
+    desk.put(CommandReceived(command="resume"))
     assert desk.tick(at(181)) == (submitted("exit-1", 2, side="sell"),)
 
 
 def test_the_kill_switch_is_where_the_operator_left_it() -> None:
     desk = Desk()
-    seen = [desk.machine.kill_switch]
-    for command, argument in [("kill", ""), ("kill", "all"), ("enable", ""), ("kill", "entries")]:
+    seen = [desk.machine.switches.kill]
+    for command, argument in [("kill", ""), ("kill", "all"), ("resume", ""), ("kill", "")]:
         desk.put(CommandReceived(command=command, argument=argument))  # type: ignore[arg-type]
-        seen.append(desk.machine.kill_switch)
+        seen.append(desk.machine.switches.kill)
     assert seen == ["off", "entries", "all", "off", "entries"]
 
 
@@ -625,13 +633,14 @@ def test_carried_positions_orders_result_and_switch_are_gone_on_with() -> None:
         positions=before.machine.positions,
         orders=before.machine.orders,
         realised_pnl=Decimal("12.5"),
-        kill_switch="entries",
+        switches=Switches(kill="entries"),
+        outbox=before.machine.outbox_memory,
     )
     after = Desk(carried=carried)
     assert after.machine.positions == before.machine.positions
     assert after.machine.orders == before.machine.orders
-    assert (after.machine.realised_pnl, after.machine.kill_switch) == (Decimal("12.5"), "entries")
-    after.put(CommandReceived(command="enable"))
+    assert (after.machine.realised_pnl, after.machine.switches.kill) == (Decimal("12.5"), "entries")
+    after.put(CommandReceived(command="resume"))
     assert after.tick(Nanos(DECIDED + 5 * SECOND)) == (submitted(attempt=2),)
 
 
