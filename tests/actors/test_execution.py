@@ -21,6 +21,7 @@ from domain.events import (
     EntriesClosed,
     EntriesOpened,
     Event,
+    ExitOverdue,
     FeedStatusChanged,
     FillAssumed,
     OrderAccepted,
@@ -31,12 +32,14 @@ from domain.events import (
     OrderRequested,
     OrderSubmitted,
     Outcome,
+    ProbeAnswered,
     RiskDecided,
     SessionOpened,
     TradesReceived,
 )
 from domain.ibs import StrategySettings
 from domain.orders import OrderState, backoff_ns
+from domain.outbox import TICKER_GAP
 from domain.ports import OrderMessage
 from domain.positions import Position
 from domain.risk import RiskSettings, Switches
@@ -88,7 +91,9 @@ class Desk:
             OrderNotSent: {"cause": "connection refused"},
         }[outcome]
         root = self.order(signal_id).root
-        return self.put(outcome(root=root, signal_id=signal_id, attempt=attempt, **(values | fields)), source=HTTP_SOURCE)
+        return self.put(
+            outcome(root=root, signal_id=signal_id, attempt=attempt, **(values | fields)), source=HTTP_SOURCE
+        )
 
     def order(self, signal_id: str = "entry-1") -> Any:
         return next(order for order in self.machine.orders if order.signal_id == signal_id)
@@ -224,7 +229,7 @@ def test_an_exit_long_after_its_decision_is_still_sent() -> None:
 
 
 def test_an_order_before_its_session_is_our_error() -> None:
-    with pytest.raises(OurError, match="before SessionOpened"):
+    with pytest.raises(OurError, match="not been opened"):
         Execution(payload_of).handle(Record().put(request_of()))
 
 
@@ -245,7 +250,10 @@ def test_a_rejected_entry_frees_its_root() -> None:
     desk.request()
     assert desk.answer(OrderRejected) == ()
     assert not desk.is_open()
-    assert types(desk.request("entry-2")) == ["RiskDecided", "OrderSubmitted"]
+    assert types(desk.request("entry-2")) == ["RiskDecided"], "rapid signals of one ticker have no order"
+    due = Nanos(DECIDED + TICKER_GAP)
+    assert desk.machine.next_deadline() == due
+    assert desk.tick(due) == (submitted("entry-2"),)
 
 
 def test_an_entry_that_was_not_sent_is_tried_again_after_its_backoff_with_the_same_bytes() -> None:
@@ -263,15 +271,14 @@ def test_retries_wait_longer_each_time() -> None:
     desk = Desk()
     desk.hold()
     desk.leave()
-    waits = []
     for attempt in range(1, 9):
         desk.answer(OrderNotSent, "exit-1", attempt=attempt)
-        due = desk.machine.next_deadline()
-        assert due is not None
-        waits.append(due - desk.now)
-        assert desk.tick(due) == (submitted("exit-1", attempt + 1, side="sell"),)
-    assert waits == [backoff_ns("exit-1", attempt, cap_s=EXIT_BACKOFF_CAP_S) for attempt in range(1, 9)]
-    assert max(waits) <= EXIT_BACKOFF_CAP_S * SECOND
+        wait = backoff_ns("exit-1", attempt, cap_s=EXIT_BACKOFF_CAP_S)
+        assert wait <= EXIT_BACKOFF_CAP_S * SECOND
+        due = Nanos(desk.now + wait)
+        assert desk.order("exit-1").not_before_ns == due
+        assert submitted("exit-1", attempt + 1, side="sell") not in desk.tick(Nanos(due - 1))
+        assert submitted("exit-1", attempt + 1, side="sell") in desk.tick(due)
 
 
 def test_an_answer_that_names_a_time_is_waited_for_that_long() -> None:
@@ -296,11 +303,20 @@ def test_an_exit_is_never_given_up() -> None:
     desk = Desk()
     desk.hold()
     desk.leave()
-    for attempt in range(1, 1_200):  # all night long
-        desk.answer(OrderNotSent, "exit-1", attempt=attempt)
+    attempts, pages, probes = 1, 0, 0
+    while desk.now < at(120 + 8 * 60):  # all night long
+        if desk.order("exit-1").state is OrderState.SUBMITTED:
+            desk.answer(OrderNotSent, "exit-1", attempt=attempts)
         due = desk.machine.next_deadline()
         assert due is not None
-        assert types(desk.tick(due)) == ["OrderSubmitted"]
+        events = types(desk.tick(max(due, desk.now)))
+        attempts, pages = attempts + events.count("OrderSubmitted"), pages + events.count("ExitOverdue")
+        if "ProbeSubmitted" in events:
+            probes += 1
+            desk.put(ProbeAnswered(ordinal=probes, is_up=False, detail="no connection"), source=HTTP_SOURCE)
+    assert attempts > 700
+    assert pages == 8 * 12, "the operator is told every five minutes"
+    assert desk.order("exit-1").attempt == attempts
 
 
 @pytest.mark.parametrize(("signal_id", "attempt"), [("entry-1", 2), ("entry-2", 1)])
@@ -316,7 +332,7 @@ def test_an_outcome_after_the_outcome_is_our_error() -> None:
     desk = Desk()
     desk.request()
     desk.answer(OrderAccepted)
-    with pytest.raises(OurError, match="accepted cannot become"):
+    with pytest.raises(OurError, match="not open"):
         desk.answer(OrderAmbiguous)
 
 
@@ -328,21 +344,31 @@ def test_one_attempt_per_root_is_in_flight_and_others_do_not_wait() -> None:
     desk.hold()
     assert types(desk.leave("exit-1")) == ["RiskDecided", "OrderSubmitted"]
     assert types(desk.leave("exit-2")) == ["RiskDecided"]
+    assert desk.order("exit-1").is_superseded
     assert types(desk.request("nq", root="NQ", contract="NQM4", ts=at(120), decided_ns=at(120))) == [
         "RiskDecided",
         "OrderSubmitted",
     ]
     assert desk.tick(at(121)) == ()
-    assert desk.answer(OrderRejected, "exit-1") == (submitted("exit-2", side="sell"),)
+    superseded = OrderExpired(root="ES", signal_id="exit-1", reason="superseded")
+    assert desk.answer(OrderRejected, "exit-1") == (superseded, submitted("exit-2", side="sell"))
 
 
-def test_an_exit_goes_before_an_entry_that_has_waited_longer() -> None:
+def test_an_exit_takes_the_place_of_an_entry_that_waits() -> None:
     desk = Desk()
     desk.request()
     desk.answer(OrderNotSent)
+    superseded = OrderExpired(root="ES", signal_id="entry-1", reason="superseded")
+    events = desk.leave("exit-1", ts=Nanos(DECIDED + SECOND // 4))
+    assert events == (allowed("exit-1"), superseded, submitted("exit-1", side="sell"))
+
+
+def test_an_entry_in_flight_when_its_exit_was_decided_is_not_tried_again() -> None:
+    desk = Desk()
+    desk.request()
     desk.leave("exit-1", ts=Nanos(DECIDED + SECOND // 4))
-    assert desk.answer(OrderNotSent, "exit-1") == ()
-    assert desk.tick(Nanos(DECIDED + 5 * SECOND)) == (submitted("exit-1", 2, side="sell"),)
+    superseded = OrderExpired(root="ES", signal_id="entry-1", reason="superseded")
+    assert desk.answer(OrderNotSent) == (superseded, submitted("exit-1", side="sell"))
 
 
 # ---------------------------------------------------------------- limits and switches at the outbox
@@ -369,18 +395,16 @@ def test_an_entry_that_is_allowed_after_its_limit_is_not_sent() -> None:
     assert desk.tick(late) == (OrderExpired(root="ES", signal_id="entry-1", reason="time_limit"),)
 
 
-def test_an_entry_is_not_sent_at_its_limit_by_an_outcome_either() -> None:
+def test_an_entry_waits_until_its_roots_exit_is_over_and_expires_meanwhile() -> None:
     desk = Desk()
     desk.hold()
     desk.leave("exit-1")
     desk.answer(OrderAccepted, "exit-1")
     desk.trade(at(120, 1))
-    # A second exit is in flight while the next entry waits behind it.
-    desk.leave("exit-2", ts=at(120, 2))
-    desk.request("entry-2", ts=at(120, 3), decided_ns=at(120))
-    desk.now = at(121)
-    assert desk.answer(OrderRejected, "exit-2") == ()
-    assert desk.tick(at(121)) == (OrderExpired(root="ES", signal_id="entry-2", reason="time_limit"),)
+    assert desk.request("entry-2", ts=at(120, 2), decided_ns=at(120, 2)) == (allowed("entry-2"),)
+    assert desk.tick(at(120, 20)) == (submitted("exit-1", 2, side="sell"),), "its repeat"
+    assert desk.answer(OrderAccepted, "exit-1", attempt=2) == ()
+    assert desk.tick(at(120, 32)) == (OrderExpired(root="ES", signal_id="entry-2", reason="time_limit"),)
 
 
 CLOSINGS = [
@@ -409,9 +433,7 @@ def test_a_waiting_entry_goes_on_when_the_switch_is_undone_in_time(closing: Even
     desk.answer(OrderNotSent)
     desk.put(closing)
     desk.tick(Nanos(DECIDED + 10 * SECOND))
-    desk.put(opening)
-    assert desk.machine.next_deadline() == DECIDED + backoff_ns("entry-1", 1)
-    assert desk.tick(Nanos(DECIDED + 11 * SECOND)) == (submitted(attempt=2),)
+    assert desk.put(opening) == (submitted(attempt=2),)
 
 
 def test_kill_all_holds_a_waiting_exit_back_and_enable_lets_it_go() -> None:
@@ -420,10 +442,10 @@ def test_kill_all_holds_a_waiting_exit_back_and_enable_lets_it_go() -> None:
     desk.leave()
     desk.answer(OrderNotSent, "exit-1")
     desk.put(CommandReceived(command="kill", argument="all"))
-    assert desk.machine.next_deadline() is None
-    assert desk.tick(at(180)) == ()
-    desk.put(CommandReceived(command="resume"))
-    assert desk.tick(at(181)) == (submitted("exit-1", 2, side="sell"),)
+    overdue = ExitOverdue(root="ES", signal_id="exit-1", attempts=1, since_ns=at(120))
+    assert desk.machine.next_deadline() == at(125)
+    assert desk.tick(at(180)) == (overdue,)
+    assert desk.put(CommandReceived(command="resume")) == (submitted("exit-1", 2, side="sell"),)
 
 
 def test_the_kill_switch_is_where_the_operator_left_it() -> None:
@@ -561,16 +583,16 @@ def test_results_add_up_over_the_session() -> None:
         desk.leave(f"out-{number}", ts=Nanos(ts + MINUTE))
         desk.answer(OrderAccepted, f"out-{number}")
         desk.trade(Nanos(ts + MINUTE + SECOND))
+        desk.tick(Nanos(ts + MINUTE + 20 * SECOND))
+        desk.answer(OrderAccepted, f"out-{number}", attempt=2)
     assert desk.machine.realised_pnl == 3 * (Decimal("-25") - Decimal("2.5"))
 
 
-def test_an_exit_of_nothing_fills_without_a_result() -> None:
+def test_an_exit_of_nothing_ends_without_a_result() -> None:
     desk = Desk()
     desk.leave()
     desk.answer(OrderAccepted, "exit-1")
-    (fill,) = desk.trade(at(120, 1))
-    assert isinstance(fill, FillAssumed)
-    assert fill.pnl is None
+    assert desk.trade(at(120, 1)) == (OrderExpired(root="ES", signal_id="exit-1", reason="nothing_held"),)
     assert desk.machine.realised_pnl == 0
 
 
@@ -605,7 +627,7 @@ def test_an_ambiguous_entry_is_held_as_unknown_and_occupies_its_root() -> None:
     (position,) = desk.machine.positions
     assert (position.is_unknown, position.quantity, position.price) == (True, 1, PRICE)
     (refused,) = desk.request("entry-2")
-    assert refused.rule == "root_occupied"  # type: ignore[union-attr]
+    assert refused.rule == "unknown_position"  # type: ignore[union-attr]
     assert desk.trade(Nanos(DECIDED + SECOND)) == ()
 
 
@@ -616,7 +638,10 @@ def test_after_a_full_exit_an_unknown_entry_has_ended() -> None:
     fill, ended = desk.trade(at(120, 1))
     assert isinstance(fill, FillAssumed)
     assert ended == OrderExpired(root="ES", signal_id="entry-1", reason="flat_after_exit")
-    assert (desk.machine.positions, desk.machine.orders) == ((), ())
+    assert desk.machine.positions == ()
+    assert desk.tick(at(120, 20)) == (submitted("exit-1", 2, side="sell"),)
+    assert desk.answer(OrderAccepted, "exit-1", attempt=2) == ()
+    assert desk.machine.orders == ()
     assert types(desk.request("entry-2", ts=at(121), decided_ns=at(121))) == ["RiskDecided", "OrderSubmitted"]
 
 
@@ -650,9 +675,10 @@ def test_a_carried_exit_is_answered_like_any_other() -> None:
     before.leave()
     before.answer(OrderAccepted, "exit-1")
     after = Desk(carried=attrs.evolve(fresh_state(), positions=before.machine.positions, orders=before.machine.orders))
-    (fill,) = after.trade(at(121), 10)
+    fill, repeat = after.trade(at(121), 10)
     assert isinstance(fill, FillAssumed)
     assert fill.pnl == Decimal("97.5")
+    assert repeat == submitted("exit-1", 2, side="sell")
 
 
 def test_the_machine_is_a_function_of_its_events() -> None:
