@@ -11,6 +11,7 @@ from actors.machines import MachineParts
 from domain.bars import BarTable
 from domain.events import Event, OrderRequested, RootMemory, SessionOpened, SignalEvaluated, SliceClosed, StateCarried
 from domain.feature_book import CarriedPercentile
+from domain.ports import OrderMessage
 from domain.units import HOUR, SECOND, Nanos
 from tests.builders import request_of
 
@@ -89,9 +90,9 @@ class EngineShop:
         return self.built[-1]
 
 
-def payload_of(request: OrderRequested, opened: SessionOpened) -> tuple[str, str]:
+def payload_of(request: OrderRequested, opened: SessionOpened) -> OrderMessage:
     """The smallest message."""
-    return f"{request.root}M2024", f'{{"signal":"{request.signal_id}"}}'
+    return OrderMessage(ticker=f"{request.root}M2024", body=f'{{"signal":"{request.signal_id}"}}')
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_positions_memories_and_the_kill_switch_go_on(parts: MachineParts) -> No
     (position,) = carried.positions
     assert (position.root, position.quantity, position.price) == ("ES", 1, PRICE + 5 * TICK)
     assert carried.orders == ()
-    assert carried.kill_switch == "entries"
+    assert carried.switches is not None
+    assert carried.switches.kill == "entries"
     assert [memory.root for memory in carried.memories] == ["ES"]
     assert [(state.root, state.ranked) for state in carried.percentiles] == [("ES", 0.25)]
 

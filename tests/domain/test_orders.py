@@ -24,10 +24,14 @@ ALLOWED = {
     ("submitted", "rejected"),
     ("submitted", "ambiguous"),
     ("submitted", "queued"),
+    ("submitted", "expired"),
     ("accepted", "filled"),
     ("accepted", "expired"),
+    ("accepted", "submitted"),
+    ("accepted", "ambiguous"),
     ("ambiguous", "queued"),
     ("ambiguous", "expired"),
+    ("ambiguous", "filled"),
 }
 
 

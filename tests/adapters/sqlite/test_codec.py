@@ -28,8 +28,9 @@ from domain.ibs import StrategySettings
 from domain.instruments import ContractSpec, ResolvedContract, TradedRoot
 from domain.market import TRADE_DTYPE
 from domain.orders import Order, OrderState
+from domain.outbox import OutboxMemory
 from domain.positions import Position
-from domain.risk import RiskSettings
+from domain.risk import Command, RiskSettings, Switches
 from domain.rolls import RollSeam
 from domain.sessions import Session, SessionHours
 from domain.veto import ModelRecord
@@ -80,6 +81,8 @@ POSITIONS = build(
     opened_ns=INT64,
     entry_signal_id=TEXT,
     is_unknown=BOOL,
+    stop_price=st.none() | INT64,
+    target_price=st.none() | INT64,
 )
 ORDERS = build(
     Order,
@@ -100,7 +103,22 @@ ORDERS = build(
     attempt=INT64,
     not_before_ns=INT64,
     accepted_ns=st.none() | INT64,
+    filled_ns=st.none() | INT64,
+    repeat_ns=st.none() | INT64,
+    paged_ns=st.none() | INT64,
+    fallback=TEXT,
+    stop_price=st.none() | INT64,
+    target_price=st.none() | INT64,
+    cancels_working=BOOL,
+    is_flatten=BOOL,
+    is_touched=BOOL,
+    is_last_try=BOOL,
+    is_superseded=BOOL,
 )
+SWITCHES = build(Switches, kill=KILL, is_halted=BOOL, is_enabled=BOOL, disabled_roots=many(TEXT))
+BREAKER = st.sampled_from(["closed", "open", "hard_open"])
+KINDS = st.sampled_from(["entry", "exit", "retry", "repeat", "probe"])
+OUTBOX = build(OutboxMemory, sent=many(st.tuples(INT64, KINDS)), breaker=BREAKER, probes=INT64)
 SESSIONS = build(
     Session,
     date=st.dates(dt.date(1990, 1, 1), dt.date(2110, 1, 1)),
@@ -159,7 +177,25 @@ STRATEGIES = build(
     entry_order=ORDER_TYPE,
     cancel_after_s=INT64,
 )
-RISK = build(RiskSettings, max_positions=INT64, entry_freshness_s=INT64, entry_time_limit_s=INT64)
+RISK = build(
+    RiskSettings,
+    max_positions=INT64,
+    max_contracts=INT64,
+    max_contracts_per_root=INT64,
+    max_margin_usd=st.none() | MONEY,
+    daily_loss_usd=st.none() | MONEY,
+    daily_loss_action=st.sampled_from(["flatten", "block"]),
+    max_entries_per_hour=INT64,
+    price_band_pct=MONEY,
+    last_minutes=INT64,
+    entry_freshness_s=INT64,
+    entry_time_limit_s=INT64,
+    unknown_policy=st.sampled_from(["flat", "hold"]),
+    unknown_flat_after_s=INT64,
+    stale_flatten_s=st.none() | INT64,
+    safestop_policy=st.sampled_from(["hold", "flatten"]),
+    reconcile_within_days=INT64,
+)
 MEMORIES = build(events.RootMemory, root=TEXT, bars_held=INT64, cooldown_left=INT64, last_exit_reason=TEXT)
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
 MODELS = build(
@@ -231,7 +267,11 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "positions": many(POSITIONS),
         "orders": many(ORDERS),
         "realised_pnl": MONEY,
-        "kill_switch": KILL,
+        "switches": st.none() | SWITCHES,
+        "outbox": OUTBOX,
+        "tripped": TEXT,
+        "unconfirmed": many(TEXT),
+        "unreconciled": many(TEXT),
         "open_minutes": many(BARS),
         "open_hours": many(BARS),
         "open_days": many(BARS),
@@ -295,14 +335,25 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "entry_signal_id": st.none() | TEXT,
         "bars_held": st.none() | INT64,
         "pnl_assumed": st.none() | MONEY,
+        "stop_price": st.none() | INT64,
+        "target_price": st.none() | INT64,
+        "cancels_working": BOOL,
+        "is_flatten": BOOL,
     },
     "RiskDecided": ORDER_EVENT | {"is_allowed": BOOL, "rule": TEXT, "detail": TEXT},
-    "OrderSubmitted": ATTEMPT | {"ticker": TEXT, "body": TEXT, "body_sha256": TEXT},
+    "RiskTripped": {"rule": TEXT, "detail": TEXT, "action": st.sampled_from(["flatten", "block"])},
+    "OrderSubmitted": ATTEMPT
+    | {"ticker": TEXT, "body": TEXT, "body_sha256": TEXT, "intent": INTENT, "expires_ns": st.none() | INT64},
     "OrderAccepted": ATTEMPT | {"http_status": INT64, "external_id": TEXT},
     "OrderRejected": ATTEMPT | {"http_status": INT64, "code": TEXT, "message": TEXT},
     "OrderAmbiguous": ATTEMPT | {"cause": TEXT},
-    "OrderNotSent": ATTEMPT | {"cause": TEXT, "retry_after_s": st.none() | FLOAT},
+    "OrderNotSent": ATTEMPT
+    | {"cause": TEXT, "retry_after_s": st.none() | FLOAT, "is_throttled": BOOL, "is_held_back": BOOL},
     "OrderExpired": ORDER_EVENT | REASON,
+    "ExitOverdue": ORDER_EVENT | {"attempts": INT64, "since_ns": INT64},
+    "ProbeSubmitted": {"ordinal": INT64, "body": TEXT},
+    "ProbeAnswered": {"ordinal": INT64, "is_up": BOOL, "detail": TEXT},
+    "BreakerChanged": REASON | {"state": BREAKER},
     "FillAssumed": ORDER_EVENT
     | {
         "contract": TEXT,
@@ -327,7 +378,11 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "EntriesClosed": REASON,
     "EntriesOpened": REASON,
     "SafeStopRequested": REASON,
-    "CommandReceived": {"command": st.sampled_from(["kill", "enable"]), "argument": TEXT},
+    "CommandReceived": REASON
+    | {"command": st.sampled_from(get_args(Command)), "argument": TEXT, "quantity": st.none() | INT64},
+    "PositionResolved": REASON | {"root": TEXT, "contract": TEXT, "quantity": INT64, "price": INT64},
+    "FillConfirmed": ORDER_EVENT | {"quantity": INT64, "price": INT64, "assumed": st.none() | INT64, "source": TEXT},
+    "SessionReconciled": {"session": TEXT, "source": TEXT, "fills": INT64, "differences": INT64},
 }
 
 
