@@ -264,9 +264,10 @@ class FeedActor(SupervisedActor):
         self._publish(TradesReceived(trades=batch), ts=Nanos(int(batch["ts_recv"].max())))
 
     def _count_before(self, limit: Nanos) -> int:
-        """How many held records come before the first one at or after `limit`."""
-        is_later = self._held["ts_recv"] >= limit
-        return int(np.argmax(is_later)) if is_later.any() else len(self._held)
+        """How many held records come before the first one at or after `limit`; FRAME_LIMIT at most."""
+        # What is held behind a full queue can be many minutes: only what can be published next is looked at.
+        is_later = self._held["ts_recv"][:FRAME_LIMIT] >= limit
+        return int(np.argmax(is_later)) if is_later.any() else len(is_later)
 
     def _finish(self, finished: FeedFinished) -> None:
         self._is_finished = True
@@ -296,8 +297,8 @@ class FeedActor(SupervisedActor):
             return self._end_simulated(horizon)
         limit = min(floor_to(first, MINUTE) + MINUTE, self._end_ns, due or self._end_ns)
         before = self._count_before(Nanos(limit))
-        if before < min(len(self._held), FRAME_LIMIT) or before >= FRAME_LIMIT or self._exhausted_ns is not None:
-            self._publish_held(min(before, FRAME_LIMIT))
+        if before < len(self._held) or before == FRAME_LIMIT or self._exhausted_ns is not None:
+            self._publish_held(before)
             return True
         return False
 
@@ -340,7 +341,7 @@ class FeedActor(SupervisedActor):
             before = self._count_before(minute_end)
             if first >= end or (before < FRAME_LIMIT and minute_end > watermark):
                 break
-            self._publish_held(min(before, FRAME_LIMIT))
+            self._publish_held(before)
         clock.advance(watermark)
         if watermark >= end:
             self._finish(FeedFinished(reason="session_over"))

@@ -1,22 +1,37 @@
-"""The live feed: one fresh `databento.Live` per connection, and our own supervision of it.
+"""The live feed: one session of the vendor's protocol per connection, and our own supervision of it.
 
-The client reconnects after some ends and not after others, forgets `start` when it does, and
-one slow callback holds up every client of the process (they share one loop thread). So a
-connection here is used once: its callbacks only enqueue, its queue is bounded and can be
+`databento.Live` reconnects after some ends and not after others, forgets `start` when it does,
+runs all clients of the process in one thread, and spends 2 µs of Python on each record. The
+protocol under it, which is public, does none of that. A connection here has a thread and a loop
+of its own and is used once: what it reads goes read by read into a bounded queue that can be
 closed, and any end, error or silence becomes an `Ended` for the feed to act on.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import databento as db
 import structlog
-from databento_dbn import ErrorCode, ErrorMsg, SymbolMappingMsg, SystemCode, SystemMsg, TradeMsg
+from databento import BentoError
+from databento.live.protocol import DatabentoLiveProtocol
+from databento.live.session import DEFAULT_REMOTE_PORT
+from databento_dbn import (
+    DBNDecoder,
+    DBNRecord,
+    ErrorCode,
+    ErrorMsg,
+    Metadata,
+    SymbolMappingMsg,
+    SystemCode,
+    SystemMsg,
+    TradeMsg,
+)
 
 from adapters.databento.gateway_session import END_OF_DATA
 from domain.errors import OperatorError
@@ -37,7 +52,9 @@ SCHEMA = "trades"
 MAPPING_SCHEMA = "ohlcv-1d"
 """What a resolution subscribes to: it brings the same mappings without a flood of trades."""
 QUEUE_LIMIT = 65_536
-"""Items between the client's thread and the feed; then the callback blocks and TCP slows the gateway."""
+"""Records between the session's thread and the feed; then it reads no more and TCP slows the gateway."""
+CONNECT_TIMEOUT_S = 10.0
+AUTHENTICATION_TIMEOUT_S = 30.0
 SILENCE_MARGIN_S = 5.0
 """Without anything for a heartbeat interval and this, the connection is taken for dead."""
 RESOLVE_TIMEOUT_S = 20.0
@@ -46,62 +63,90 @@ SILENT_ATTEMPTS = 2
 """A gateway that accepts and says nothing is asked no more often than this."""
 FATAL_CODES = frozenset({ErrorCode.AUTH_FAILED, ErrorCode.API_KEY_DEACTIVATED, ErrorCode.INVALID_SUBSCRIPTION})
 REFUSAL_MARK = "authentication failed"
-"""In the client's text when the gateway does not accept the key (a silent one "timed out" and may answer later)."""
+"""In the protocol's text when the gateway does not accept the key (a silent one may answer later)."""
 
 log = structlog.get_logger()
 
 
 class _Queue:
-    """A bounded queue whose producer never blocks once it is closed."""
+    """What was read and not taken yet. Who puts never blocks: it is told when to stop reading."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._items: deque[bytes | FeedItem] = deque()
+        self._items: list[bytes | FeedItem] = []
+        self._count = 0
         self._changed = threading.Condition()
         self._is_closed = False
-        self.last_put_s = time.monotonic()
+        self.last_taken_s = time.monotonic()
 
-    def put(self, item: bytes | FeedItem) -> None:
-        """Append; wait while full. Discards when closed."""
-        if self._is_closed:
-            return
-        self._items.append(item)
-        if 1 < len(self._items) < self._limit:
-            return  # someone has notified or is about to: no lock on the hot path
+    def put(self, items: Sequence[bytes | FeedItem], count: int) -> bool:
+        """Append what `count` records became. True: it is full, read no more. Discards when closed."""
         with self._changed:
-            self._changed.notify_all()
-            while len(self._items) >= self._limit and not self._is_closed:
-                self._changed.wait()
+            if self._is_closed:
+                return False
+            self._items += items
+            self._count += count
+            self._changed.notify()
+            return self._count >= self._limit
 
-    def take(self, timeout_s: float) -> list[bytes | FeedItem]:
-        """Everything queued, or nothing after `timeout_s`."""
+    def take(self, timeout_s: float) -> tuple[list[bytes | FeedItem], bool]:
+        """Everything queued, or nothing after `timeout_s`; and whether it was full until now."""
         with self._changed:
             if not self._items:
                 self._changed.wait(timeout_s)
-            # Popped one by one: the producer may be appending at this moment, without the lock.
-            items = [self._items.popleft() for _ in range(len(self._items))]
+            items, self._items = self._items, []
+            was_full = self._count >= self._limit
+            self._count = 0
             if items:
-                self.last_put_s = time.monotonic()
-            self._changed.notify_all()
-        return items
-
-    def is_closed(self) -> bool:
-        return self._is_closed
+                self.last_taken_s = time.monotonic()
+        return items, was_full
 
     def close(self) -> None:
         with self._changed:
             self._is_closed = True
-            self._items.clear()
-            self._changed.notify_all()
+            self._items = []
 
 
-class LiveConnection:
-    """Implements `domain.ports.FeedConnection` with one `databento.Live`."""
+class _Protocol(DatabentoLiveProtocol):
+    """The vendor's session, whose records are handed over by the read and not one by one.
+
+    The vendor's code speaks the control lines and decodes. Overridden are asyncio's two methods
+    alone, and they do something else only once the gateway has accepted the key.
+    """
 
     def __init__(
         self,
         *,
-        client: db.Live,
+        key: str,
+        dataset: str,
+        heartbeat_interval_s: int,
+        on_read: Callable[[Sequence[DBNRecord | Metadata]], None],
+    ) -> None:
+        super().__init__(key, dataset, heartbeat_interval_s=heartbeat_interval_s, slow_reader_behavior="warn")
+        self._on_read = on_read
+        self._read_buffer = bytearray()
+        self._decoder = DBNDecoder()
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        self._read_buffer = super().get_buffer(sizehint)
+        return self._read_buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.authenticated.done():
+            self._on_read(self._decoder.write_and_decode(bytes(memoryview(self._read_buffer)[:nbytes])))
+        else:
+            super().buffer_updated(nbytes)
+
+
+class LiveConnection:
+    """Implements `domain.ports.FeedConnection` with one session of the vendor's protocol."""
+
+    def __init__(
+        self,
+        *,
+        key: str,
+        gateway: str,
+        port: int,
         dataset: str,
         schema: str,
         symbols: Sequence[str],
@@ -110,23 +155,33 @@ class LiveConnection:
         heartbeat_interval_s: int,
         queue_limit: int = QUEUE_LIMIT,
     ) -> None:
-        self._client = client
+        self._key = key
+        self._gateway = gateway
+        self._port = port
         self._dataset = dataset
         self._schema = schema
         self._symbols = list(symbols)
         self._stype_in = stype_in
         self._start_ns = start_ns
+        self._heartbeat_interval_s = heartbeat_interval_s
         self._silence_s = heartbeat_interval_s + SILENCE_MARGIN_S
         self._queue = _Queue(queue_limit)
         self._is_over = False
-        self._fatal_reason = ""
+        self._last_error = ""
+        self._is_refused = False
         self._is_aged_out = False
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.new_event_loop()
+        self._session = self._loop.create_task(self._converse())
         threading.Thread(target=self._run, name="databento-session", daemon=True).start()
 
     def take(self, timeout_s: float) -> list[FeedItem]:
+        queued, was_full = self._queue.take(timeout_s)
+        if was_full:
+            self._ask(self._resume)
         items: list[FeedItem] = []
         raw: list[bytes] = []
-        for item in self._queue.take(timeout_s):
+        for item in queued:
             if isinstance(item, bytes):
                 raw.append(item)
                 continue
@@ -136,91 +191,127 @@ class LiveConnection:
             items.append(item)
         if raw:
             items.append(Records(raw=b"".join(raw)))
-        if not items and not self._is_over and time.monotonic() - self._queue.last_put_s > self._silence_s:
+        if not items and not self._is_over and time.monotonic() - self._queue.last_taken_s > self._silence_s:
             self._is_over = True
             return [Ended(reason=f"the gateway sent nothing for {self._silence_s:.0f} s", is_silence=True)]
         self._is_over = self._is_over or any(isinstance(item, Ended) for item in items)
         return items
 
     def close(self) -> None:
-        # Closed before it is terminated: an old callback blocked on a full queue would hold up
-        # the loop thread that the next connection needs.
         self._queue.close()
-        threading.Thread(target=self._terminate, name="databento-terminate", daemon=True).start()
+        self._ask(self._session.cancel)
+
+    def _ask(self, callback: Callable[[], object]) -> None:
+        # The loop is closed when the session has ended by itself: then there is nothing to ask for.
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(callback)
 
     # ------------------------------------------------------------- the session's own thread
 
     def _run(self) -> None:
-        reason, is_fatal = "closed by the gateway", False
         try:
-            self._client.add_callback(self._on_record)
-            self._client.subscribe(
-                self._dataset, self._schema, self._symbols, stype_in=self._stype_in, start=self._start_ns
-            )
-            if self._queue.is_closed():
-                # Given up while it was connecting: nobody would ever end it.
-                self._client.terminate()
-                return
-            self._client.start()
-            if self._queue.is_closed():
-                self._client.terminate()
-            self._client.block_for_close()
-        except db.BentoError as error:
-            # The client has one exception for everything; only its text tells a refusal from a lost line.
-            reason = str(error) or "the client gave no reason"
-            is_fatal = REFUSAL_MARK in reason.lower()
-        except (ValueError, OSError) as error:
+            reason = self._loop.run_until_complete(self._session)
+        except asyncio.CancelledError:
+            return
+        except BentoError as error:
+            reason = str(error) or "the gateway gave no reason"
+        except OSError as error:
+            reason = f"no connection: {str(error) or 'timed out'}"
+        except ValueError as error:
             reason = f"the client failed: {error}"
-        if self._fatal_reason:
-            reason, is_fatal = self._fatal_reason, True
-        self._queue.put(Ended(reason=reason, is_fatal=is_fatal, is_aged_out=self._is_aged_out))
+        finally:
+            self._loop.close()
+        # The client has one exception for every refusal: only its text tells a wrong key.
+        is_fatal = self._is_refused or REFUSAL_MARK in reason.lower()
+        self._queue.put([Ended(reason=reason, is_fatal=is_fatal, is_aged_out=self._is_aged_out)], 1)
 
-    def _terminate(self) -> None:
-        try:
-            self._client.terminate()
-        except ValueError:
-            return  # it never connected: there is nothing to end
-
-    def _on_record(self, record: Any) -> None:
-        """Called in the client's loop thread for every record: it only enqueues."""
-        if type(record) is TradeMsg:
-            self._queue.put(bytes(record))
-        elif isinstance(record, SymbolMappingMsg):
-            self._queue.put(
-                Mapped(
-                    symbol=record.stype_in_symbol,
-                    raw_symbol=record.stype_out_symbol,
-                    instrument_id=record.instrument_id,
-                    ts=Nanos(record.ts_event),
-                )
+    async def _converse(self) -> str:
+        """The whole session; why it ended."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            transport, protocol = await self._loop.create_connection(
+                lambda: _Protocol(
+                    key=self._key,
+                    dataset=self._dataset,
+                    heartbeat_interval_s=self._heartbeat_interval_s,
+                    on_read=self._on_read,
+                ),
+                self._gateway,
+                self._port,
             )
-        elif isinstance(record, SystemMsg):
-            self._on_system(record)
-        elif isinstance(record, ErrorMsg):
-            self._on_error(record)
+        self._transport = transport
+        # Waited for, never awaited: a cancelled await would cancel the protocol's own futures.
+        authenticated, disconnected = protocol.authenticated, protocol.disconnected
+        either: tuple[asyncio.Future[Any], ...] = (authenticated, disconnected)
+        try:
+            await asyncio.wait(either, timeout=AUTHENTICATION_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED)
+            if authenticated.done():
+                authenticated.result()
+                protocol.subscribe(self._schema, self._symbols, self._stype_in, start=self._start_ns, subscription_id=0)
+                protocol.start()
+                await asyncio.wait([disconnected])
+            elif not disconnected.done():
+                return "the gateway did not answer the authentication"
+            error = disconnected.exception()
+            if self._last_error:
+                return self._last_error
+            return "closed by the gateway" if error is None else str(error) or type(error).__name__
+        finally:
+            transport.abort()
+            await asyncio.wait([disconnected])
 
-    def _on_system(self, record: SystemMsg) -> None:
-        match record.code:
-            case SystemCode.SUBSCRIPTION_ACK:
-                self._queue.put(Subscribed())
-            case SystemCode.REPLAY_COMPLETED:
-                self._queue.put(ReplayCompleted())
-            case SystemCode.SLOW_READER_WARNING:
-                self._queue.put(SlowReader(reason=record.msg))
-            case _ if record.msg == END_OF_DATA:
-                self._queue.put(DataExhausted(ts=Nanos(record.ts_event)))
-            case _:
-                self._queue.put(Heartbeat(ts=Nanos(record.ts_event)))
+    def _resume(self) -> None:
+        if self._transport is not None:
+            self._transport.resume_reading()
 
-    def _on_error(self, record: ErrorMsg) -> None:
-        if record.code in FATAL_CODES:
-            self._fatal_reason = record.err
-        elif record.code == ErrorCode.SKIPPED_RECORDS_AFTER_SLOW_READING:
-            self._queue.put(SlowReader(reason=record.err))
-        elif record.code == ErrorCode.REPLAY_DATA_AGED_OUT:
+    def _on_read(self, records: Sequence[DBNRecord | Metadata]) -> None:
+        items: list[bytes | FeedItem] = []
+        for kind, run in itertools.groupby(records, type):
+            if kind is TradeMsg:
+                items.append(b"".join(map(bytes, run)))
+            else:
+                items += filter(None, map(self._control, run))
+        if self._queue.put(items, len(records)) and self._transport is not None:
+            self._transport.pause_reading()
+
+    def _control(self, record: DBNRecord | Metadata) -> FeedItem | None:
+        """What a record other than a trade says, if the feed must know."""
+        if isinstance(record, SymbolMappingMsg):
+            return Mapped(
+                symbol=record.stype_in_symbol,
+                raw_symbol=record.stype_out_symbol,
+                instrument_id=record.instrument_id,
+                ts=Nanos(record.ts_event),
+            )
+        if isinstance(record, SystemMsg):
+            return _of_system(record)
+        if isinstance(record, ErrorMsg):
+            return self._of_error(record)
+        return None
+
+    def _of_error(self, record: ErrorMsg) -> SlowReader | None:
+        self._last_error = record.err
+        self._is_refused = self._is_refused or record.code in FATAL_CODES
+        if record.code == ErrorCode.SKIPPED_RECORDS_AFTER_SLOW_READING:
+            return SlowReader(reason=record.err)
+        if record.code == ErrorCode.REPLAY_DATA_AGED_OUT:
             self._is_aged_out = True
         else:
             log.warning("the gateway reports an error", error=record.err)
+        return None
+
+
+def _of_system(record: SystemMsg) -> FeedItem:
+    match record.code:
+        case SystemCode.SUBSCRIPTION_ACK:
+            return Subscribed()
+        case SystemCode.REPLAY_COMPLETED:
+            return ReplayCompleted()
+        case SystemCode.SLOW_READER_WARNING:
+            return SlowReader(reason=record.msg)
+        case _ if record.msg == END_OF_DATA:
+            return DataExhausted(ts=Nanos(record.ts_event))
+        case _:
+            return Heartbeat(ts=Nanos(record.ts_event))
 
 
 class DatabentoSource:
@@ -281,17 +372,10 @@ class DatabentoSource:
         return self._connection(SCHEMA, raw_symbols, "raw_symbol", start_ns)
 
     def _connection(self, schema: str, symbols: Sequence[str], stype_in: str, start_ns: Nanos | None) -> LiveConnection:
-        options: dict[str, Any] = {} if self._port is None else {"port": self._port}
-        client = db.Live(
-            key=self._key,
-            gateway=self._gateway,
-            reconnect_policy="none",
-            slow_reader_behavior="warn",
-            heartbeat_interval_s=self._heartbeat_interval_s,
-            **options,
-        )
         return LiveConnection(
-            client=client,
+            key=self._key,
+            gateway=self._gateway or f"{self._dataset.lower().replace('.', '-')}.lsg.databento.com",
+            port=self._port or DEFAULT_REMOTE_PORT,
             dataset=self._dataset,
             schema=schema,
             symbols=symbols,
