@@ -1,7 +1,8 @@
-"""Time for the machines in real time: a thread that outlives every actor.
+"""Time for the machines in real time, which outlives every actor.
 
-It publishes `ClockTicked` when the feed has moved the watermark, when a machine's deadline
-is due, and at every minute. In simulated time there is no such thread: the feed ticks.
+It publishes `ClockTicked` when the feed moves the watermark (in the feed's thread: a minute closes
+without a change of threads), and from a thread of its own when a machine's deadline is due and at
+every minute. In simulated time there is no such clock: the feed ticks.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ class RealTimeClock:
         self._each_look = each_look
         self._on_failure = on_failure
         self._changed = threading.Condition()
+        """Held while a tick gets its time and its place, so that both grow together."""
         self._watermark = watermark
-        self._ticked_watermark = watermark
         self._last_tick = Nanos(0)
         self._is_stopping = False
         self._thread = threading.Thread(target=self._run, name="clock", daemon=True)
@@ -51,18 +52,17 @@ class RealTimeClock:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, after a last tick when the watermark has moved."""
+        """End the thread."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
         self._thread.join()
 
     def advance(self, watermark: Nanos) -> None:
-        """Minutes up to `watermark` may close. Called by the feed, after the records before it."""
+        """Minutes up to `watermark` may close: ticks when it has moved. Called by the feed, after their records."""
         with self._changed:
             if watermark > self._watermark:
-                self._watermark = watermark
-                self._changed.notify_all()
+                self._tick(watermark)
 
     def _run(self) -> None:
         try:
@@ -75,20 +75,21 @@ class RealTimeClock:
     def _tick_until_stopped(self) -> None:
         while True:
             with self._changed:
-                watermark, now = self._watermark, self._now()
-                if self._is_stopping and watermark <= self._ticked_watermark:
+                if self._is_stopping:
                     return
-                wait_s = self._until_due_s(now)
+                wait_s = self._until_due_s(self._now())
                 if wait_s > 0:
                     self._changed.wait(min(wait_s, LONGEST_SLEEP_S))
-            if wait_s <= 0:
-                self._sequencer.publish(ClockTicked(ts=now, watermark=watermark), source="clock")
-                self._ticked_watermark, self._last_tick = watermark, now
+                else:
+                    self._tick(self._watermark)
             self._each_look()
 
+    def _tick(self, watermark: Nanos) -> None:
+        now = self._now()
+        self._sequencer.publish(ClockTicked(ts=now, watermark=watermark), source="clock")
+        self._watermark, self._last_tick = watermark, now
+
     def _until_due_s(self, now: Nanos) -> float:
-        if self._watermark > self._ticked_watermark:
-            return 0.0
         due = floor_to(self._last_tick, MINUTE) + MINUTE
         # A bar's end waits for the watermark, and the watermark ticks by itself.
         deadline = self._sequencer.next_deadline(besides="bars")

@@ -45,10 +45,14 @@ def submitted(body: str | None = None) -> OrderSubmitted:
     return OrderSubmitted(root="ES", signal_id="s1", attempt=2, ticker="MESM2024", body=text, body_sha256=digest)
 
 
+async def at_once() -> None:
+    """The intent is on disk already."""
+
+
 async def post_to(url: str, *, body: str | None = None, timeouts: Timeouts = SHORT) -> Outcome:
     router = WebhookRouter(url, is_live=False, timeouts=timeouts)
     try:
-        return await router.post(submitted(body))
+        return await router.post(submitted(body), at_once)
     finally:
         await router.close()
 
@@ -101,6 +105,58 @@ def raw_server(reply: bytes | None) -> Outcome:
             return await post_to(f"http://127.0.0.1:{port}/trading/webhook/{UUID}/{CANARY}")
 
     return asyncio.run(run())
+
+
+# ------------------------------------------------------------------------------------------ before it may
+
+
+def test_the_connection_is_made_at_once_and_nothing_is_written_before_it_may_be() -> None:
+    async def run() -> tuple[Outcome, list[str]]:
+        log: list[str] = []
+        connected = asyncio.Event()
+
+        async def on_connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            log.append("connected")
+            connected.set()
+            await reader.readexactly(1)
+            log.append("read")
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 16\r\n\r\n{"success":true}')
+            writer.close()
+
+        async def may_write() -> None:
+            await connected.wait()
+            await asyncio.sleep(0.1)
+            log.append("may")
+
+        server = await asyncio.start_server(on_connect, "127.0.0.1", 0)
+        async with server:
+            port = server.sockets[0].getsockname()[1]
+            router = WebhookRouter(f"http://127.0.0.1:{port}/trading/webhook/{UUID}/{CANARY}", is_live=False)
+            try:
+                return await router.post(submitted(), may_write), log
+            finally:
+                await router.close()
+
+    outcome, log = asyncio.run(run())
+    assert log == ["connected", "may", "read"]
+    assert isinstance(outcome, OrderAccepted)
+
+
+def test_an_attempt_that_may_never_be_written_is_provably_not_sent() -> None:
+    async def run() -> tuple[Outcome, LocalTradersPost]:
+        server = LocalTradersPost(uuid=UUID, password=CANARY)
+        await server.start()
+        router = WebhookRouter(server.url, is_live=False, timeouts=SHORT)
+        try:
+            return await router.post(submitted(), asyncio.Event().wait), server
+        finally:
+            await router.close()
+            await server.stop()
+
+    outcome, server = asyncio.run(run())
+    assert isinstance(outcome, OrderNotSent)
+    assert server.ledger().requests == 0
 
 
 # ------------------------------------------------------------------------------------------------ accepted
@@ -291,7 +347,7 @@ REFUSED = aiohttp.ClientConnectorError(SimpleNamespace(host=CANARY, port=9, ssl=
 def test_each_failure_with_and_without_the_proof(
     error: Exception, is_headers_sent: bool, kind: type, words: str
 ) -> None:
-    outcome = asyncio.run(FailingRouter(error, is_headers_sent=is_headers_sent).post(submitted()))
+    outcome = asyncio.run(FailingRouter(error, is_headers_sent=is_headers_sent).post(submitted(), at_once))
     assert type(outcome) is kind
     assert isinstance(outcome, OrderNotSent | OrderAmbiguous)
     assert words in outcome.cause
@@ -539,7 +595,7 @@ def test_posts_run_side_by_side_and_one_hanging_ticker_delays_no_other() -> None
         order: list[str] = []
 
         async def one(ticker: str) -> Outcome:
-            outcome = await router.post(submitted(json.dumps(BODY | {"ticker": ticker})))
+            outcome = await router.post(submitted(json.dumps(BODY | {"ticker": ticker})), at_once)
             order.append(ticker)
             return outcome
 
@@ -559,7 +615,7 @@ def test_a_closed_router_refuses_to_post() -> None:
     async def run() -> None:
         router = WebhookRouter(f"http://127.0.0.1:9/trading/webhook/{UUID}/{CANARY}", is_live=False)
         await router.close()
-        await router.post(submitted())
+        await router.post(submitted(), at_once)
 
     with pytest.raises(OurError, match="closed"):
         asyncio.run(run())
@@ -570,7 +626,7 @@ def test_a_cancelled_post_has_no_outcome() -> None:
         server = LocalTradersPost(uuid=UUID, password=CANARY, faults="hang@1")
         await server.start()
         router = WebhookRouter(server.url, is_live=False, timeouts=SHORT)
-        task = asyncio.create_task(router.post(submitted()))
+        task = asyncio.create_task(router.post(submitted(), at_once))
         await asyncio.sleep(0.1)
         task.cancel()
         try:

@@ -1,0 +1,64 @@
+"""Orders out, by a real router, writer and server: nothing leaves before its intent is on disk."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from actors.faults import Faults
+from actors.http_runner import HttpRunner
+from actors.sequencer import HTTP_SOURCE, Sequencer
+from adapters.sqlite.journal import JournalFile, create_journal
+from adapters.sqlite.writer import Writer
+from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+from adapters.traderspost.router import WebhookRouter
+from domain.events import OrderSubmitted
+from domain.units import Nanos
+from tests.builders import CODEC
+
+BODY = (
+    '{"ticker":"MESM2024","action":"buy","sentiment":"bullish","quantity":1,'
+    '"signalPrice":5045.25,"extras":{"signal_id":"s1"}}'
+)
+SUBMITTED = OrderSubmitted(root="ES", signal_id="s1", attempt=1, ticker="MESM2024", body=BODY, body_sha256="")
+
+
+@pytest.mark.parametrize("is_simulated", [False, True])
+def test_no_request_is_received_before_its_intent_is_committed(tmp_path: Path, is_simulated: bool) -> None:
+    path = tmp_path / "session.db"
+    create_journal(path)
+    may_commit = threading.Event()
+    failures: list[BaseException] = []
+    writer = Writer(path, on_failure=failures.append, before_commit=may_commit.wait)
+    sequencer = Sequencer(writer=writer, codec=CODEC, subscribers=[], is_simulated=is_simulated, now=lambda: Nanos(0))
+    local = LocalTradersPost()
+    server = LocalTradersPostThread(local)
+    server.start()
+    runner = HttpRunner(
+        sequencer=sequencer,
+        webhook=WebhookRouter(server.url, is_live=False),
+        is_simulated=is_simulated,
+        faults=Faults(),
+        on_failure=failures.append,
+    )
+    sequencer.on_submitted(runner.begin)
+    writer.start()
+    runner.start()
+    try:
+        sequencer.publish(SUBMITTED, source="execution")
+        time.sleep(0.3)
+        before = local.ledger().requests
+        may_commit.set()
+        assert sequencer.wait_quiet(lambda: False)
+        assert (before, local.ledger().requests) == (0, 1)
+    finally:
+        may_commit.set()
+        runner.stop()
+        writer.stop()
+        server.stop()
+    assert not failures
+    with_outcome = [envelope for envelope in JournalFile(path, CODEC).envelopes() if envelope.source == HTTP_SOURCE]
+    assert [(envelope.type, envelope.cause) for envelope in with_outcome] == [("OrderAccepted", 1)]
