@@ -3,7 +3,8 @@
 A shell's first message is its catch-up: a new machine reads the journal from the first
 event, compares what it decides with what its earlier incarnation recorded, and hands in
 what that one still owed. A machine that decides otherwise than its record is not restarted:
-the journal would no longer be the session.
+the journal would no longer be the session. At a start of the process the machine has done
+most of this already (`actors.recovery`), and its catch-up begins where that ended.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import attrs
 import pykka
 
 from actors.faults import Faults
+from actors.recovery import Recovered
 from actors.sequencer import Sequencer
 from domain.envelope import Envelope
 from domain.errors import OurError
 from domain.events import Event
-from domain.ports import JournalFile, Machine
+from domain.ports import JournalFile
 
 
 class RecoveryDivergedError(OurError):
@@ -99,7 +101,7 @@ class MachineActor(SupervisedActor):
     def __init__(
         self,
         *,
-        make_machine: Callable[[], Machine],
+        recovered: Recovered,
         name: str,
         sequencer: Sequencer,
         open_journal: Callable[[], JournalFile],
@@ -107,11 +109,11 @@ class MachineActor(SupervisedActor):
         faults: Faults,
     ) -> None:
         super().__init__(name, report)
-        self._make_machine = make_machine
+        self._recovered = recovered
         self._sequencer = sequencer
         self._open_journal = open_journal
         self._faults = faults
-        self._machine = make_machine()
+        self._machine = recovered.machine
 
     def receive(self, message: Any) -> None:
         if isinstance(message, Start):
@@ -129,14 +131,22 @@ class MachineActor(SupervisedActor):
         self._faults.reach(self.name, envelope.seq, "published")
 
     def _catch_up(self) -> None:
-        self._machine = self._make_machine()
         subscription = self._sequencer.subscribe(self.name, deliver_to(self.actor_ref))
+        recovered_until = self._recovered.seq
+        if recovered_until:
+            self.at_seq = recovered_until
+            self._faults.reach(self.name, recovered_until, "catch_up")
+            self._sequencer.complete_until(
+                self.name, recovered_until, self._recovered.owed, self._machine.next_deadline()
+            )
         pending = subscription.pending
         on_file_until = pending[0].seq - 1 if pending else subscription.cut
         expected: dict[tuple[int, int], Event] = {}
         # Closed at once, also when this catch-up crashes: an open reader would keep the file from being sealed.
         with contextlib.closing(self._open_journal()) as journal:
-            on_file = journal.envelopes(until=on_file_until, types=self._machine.kinds, source=self.name)
+            on_file = journal.envelopes(
+                after=recovered_until, until=on_file_until, types=self._machine.kinds, source=self.name
+            )
             for envelope in itertools.chain(on_file, pending):
                 self._recover(envelope, subscription.answered, expected)
         if expected:

@@ -92,13 +92,8 @@ class HttpRunner:
         if envelope.seq in self._begun:
             return
         self._begun.add(envelope.seq)
-        durable = asyncio.Event()
-
-        def call_back() -> None:
-            self._loop.call_soon_threadsafe(durable.set)
-
         # The commit begins now, not when the loop gets to it.
-        self._sequencer.when_durable(envelope.seq, call_back)
+        durable = self._event(lambda done: self._sequencer.when_durable(envelope.seq, done))
         self._loop.call_soon_threadsafe(self._create_task, envelope, durable)
 
     def forget(self, envelopes: list[Envelope], is_stopping: Callable[[], bool]) -> None:
@@ -171,13 +166,17 @@ class HttpRunner:
 
     async def _until(self, register: Callable[[Callable[[], None]], None]) -> None:
         """Await a callback that another thread will call."""
-        done = asyncio.Event()
+        await self._event(register).wait()
+
+    def _event(self, register: Callable[[Callable[[], None]], None]) -> asyncio.Event:
+        """An event of the loop, set by a callback that another thread will call."""
+        event = asyncio.Event()
 
         def call_back() -> None:
-            self._loop.call_soon_threadsafe(done.set)
+            self._loop.call_soon_threadsafe(event.set)
 
         register(call_back)
-        await done.wait()
+        return event
 
     async def _pause(self) -> None:
         await asyncio.sleep(self._faults.pause_s())

@@ -23,6 +23,8 @@ from actors.feed_memory import FeedMemory
 from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener
+from actors.recovery import Recovered, Recovery
+from actors.replay import RecallingCodec
 from actors.sequencer import Sequencer
 from actors.supervisor import StartChild, Supervisor
 from actors.tally import Tally
@@ -88,7 +90,9 @@ class SessionRun:
         self._memory = FeedMemory()
         self._children: dict[str, pykka.ActorRef[Any]] = {}
         self._are_entries_open = True
-        journal = parts.journals.open(file.path)
+        codec = RecallingCodec(parts.codec)
+        self._recovery = Recovery(parts.machine_parts, codec)
+        journal = parts.journals.open(file.path, codec)
         head = journal.head()
         self._writer = parts.journals.writer(
             file.path,
@@ -115,7 +119,7 @@ class SessionRun:
             on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"HTTP runner: {error!r}")),
         )
         self._sequencer.observe(self._http.watch)
-        self._sequencer.restore(journal)
+        self._sequencer.restore(journal, self._recovery.fold)
         journal.close()
         self._is_restart = head.seq > 0
         self._clock: RealTimeClock | None = None
@@ -148,7 +152,7 @@ class SessionRun:
                 source="supervisor",
             )
         for name, _ in SUBSCRIBERS:
-            self._start_machine(name).tell(Start())
+            self._start_machine(name, self._recovery.take(name)).tell(Start())
         self._wait_idle()
         self._http.forget(left_in_flight, self._ended.is_set)
         self._wait_idle()
@@ -180,11 +184,12 @@ class SessionRun:
         )
 
     def _machine_starter(self, name: str) -> StartChild:
-        return lambda: self._start_machine(name)
+        make_machine = self._parts.machine_parts.factories()[name]
+        return lambda: self._start_machine(name, Recovered(machine=make_machine()))
 
-    def _start_machine(self, name: str) -> pykka.ActorRef[SupervisedActor]:
+    def _start_machine(self, name: str, recovered: Recovered) -> pykka.ActorRef[SupervisedActor]:
         ref: pykka.ActorRef[Any] = MachineActor.start(
-            make_machine=self._parts.machine_parts.factories()[name],
+            recovered=recovered,
             name=name,
             sequencer=self._sequencer,
             open_journal=lambda: self._parts.journals.open(self._file.path),

@@ -51,7 +51,8 @@ class _Subscriber:
 
 @attrs.frozen
 class _Answer:
-    cause: Envelope
+    cause: Envelope | None
+    """Needed where there are outputs."""
     outputs: Sequence[tuple[Event, str | bytes]]
     deadline: Nanos | None
 
@@ -111,8 +112,11 @@ class Sequencer:
 
     # ---------------------------------------------------------------- setting up
 
-    def restore(self, reader: JournalReader) -> None:
-        """Go on after the last event of a file: head, time, debts, attempts without an outcome."""
+    def restore(self, reader: JournalReader, *onlookers: Deliver) -> None:
+        """Go on after the last event of a file: head, time, debts, attempts without an outcome.
+
+        The observers and `onlookers` are shown every event of the file.
+        """
         owed = []
         for envelope in reader.envelopes():
             self._seq, self._hash = envelope.seq, envelope.hash
@@ -128,7 +132,7 @@ class Sequencer:
                 answerer.incarnation = max(answerer.incarnation, envelope.incarnation)
             if envelope.type in self._by_kind:
                 owed.append((envelope.seq, envelope.type))
-            for observer in self._observers:
+            for observer in (*self._observers, *onlookers):
                 observer(envelope)
         # Only now is each subscriber's last answer known; what comes after it is owed again.
         for seq, kind in owed:
@@ -204,6 +208,32 @@ class Sequencer:
             else:
                 self._advance_time(None)
                 self._admit(next(d for d in self._debts if d.cause == cause.seq), subscriber)
+                self._forget_paid()
+            self._settle()
+
+    def complete_until(
+        self,
+        name: str,
+        until: int,
+        answers: Sequence[tuple[Envelope, Sequence[Event]]],
+        deadline: Nanos | None,
+    ) -> None:
+        """Hand in everything that `name` owes up to seq `until`: its `answers`, and nothing where there is none."""
+        encoded = {
+            cause.seq: (cause, [(event, self._codec.encode(event)) for event in events]) for cause, events in answers
+        }
+        with self._lock:
+            subscriber = self._subscribers[name]
+            owed = [debt for debt in self._debts if debt.cause <= until and subscriber in debt.owing]
+            for debt in owed:
+                cause, outputs = encoded.get(debt.cause, (None, []))
+                self._answers[debt.cause, name] = _Answer(cause, outputs, deadline)
+            if self._is_simulated:
+                self._admit_in_rank()
+            else:
+                self._advance_time(None)
+                for debt in owed:
+                    self._admit(debt, subscriber)
                 self._forget_paid()
             self._settle()
 

@@ -155,8 +155,8 @@ class JournalDirectory(Protocol):
         """Every session file, oldest first."""
         ...
 
-    def open(self, path: Path) -> JournalFile:
-        """Open a file for reading. Raises JournalUnreadable."""
+    def open(self, path: Path, codec: Codec | None = None) -> JournalFile:
+        """Open a file for reading, with `codec` instead of the directory's own. Raises JournalUnreadable."""
         ...
 
     def create(self, session: str, segment: int) -> Path:

@@ -237,12 +237,13 @@ def _dataset(config: Config) -> str:
 
 
 def _webhook_maker(config: Config, stack: ExitStack) -> Any:
-    from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
     from adapters.traderspost.router import WebhookRouter
 
     if config.webhook_url is not None:
         url = config.webhook_url.reveal()
     else:
+        from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+
         # Paper mode without a URL: our own TradersPost, in the time that the session keeps.
         clock: Any = "request" if config.clock == "feed" else "system"
         url = stack.enter_context(LocalTradersPostThread(LocalTradersPost(clock=clock))).url

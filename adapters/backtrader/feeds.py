@@ -97,12 +97,31 @@ class SliceFeed(_ClosedBars):
     def start(self) -> None:
         super().start()
         self._pending: tuple[float, Nanos, Bar] | None = None
+        aliases = (alias for alias in self.getlinealiases() if alias != "datetime")
+        self._ticks = [(f"tick_{alias}", getattr(self.lines, alias)) for alias in aliases]
+
+    def __len__(self) -> int:
+        # Backtrader's answer, which it asks three objects for: a strategy wants it of every feed, three times a turn.
+        length: int = self.line.lencount
+        return length
+
+    def _tick_fill(self, force: bool = False) -> None:
+        # What Backtrader's does, which looks up every line by its name for every bar.
+        if force or self.tick_close is None:
+            for name, line in self._ticks:
+                setattr(self, name, line[0])
+            self.tick_last = self.tick_close
 
     def offer(self, stamp: float, ts: Nanos, bar: Bar) -> None:
         """The bar of the coming turn. Raises OurError when there is one already."""
         if self._pending is not None:
             raise OurError(f"{self._name} got two bars in the slice at {ts}")
         self._pending = (stamp, ts, bar)
+
+    @property
+    def has_bar(self) -> bool:
+        """A bar is waiting for its turn."""
+        return self._pending is not None
 
     def islive(self) -> bool:
         return True  # preload and runonce are off
@@ -112,14 +131,6 @@ class SliceFeed(_ClosedBars):
 
     def do_qcheck(self, onoff: bool, qlapse: float) -> None:
         """Nothing to wait for."""
-
-    def next(self, datamaster: Any = None, ticks: bool = True) -> bool | None:
-        # Without the shortcut load() moves seven lines forward and back, and each None
-        # evicts a bar under exactbars=1.
-        if self._pending is None:
-            return None
-        answer: bool | None = super().next(datamaster, ticks)
-        return answer
 
     def _load(self) -> bool | None:
         if self._pending is None:

@@ -35,6 +35,8 @@ class StepCerebro(bt.Cerebro):  # type: ignore[misc]  # backtrader has no types
     number theirs as if they were alone.
     """
 
+    datas: list[SliceFeed]
+
     def open(self, **options: Any) -> Any:
         """Start feeds, broker and strategies and park. `options` are `run`'s; returns the strategies."""
         if not self.datas or not all(isinstance(data, SliceFeed) for data in self.datas):
@@ -69,8 +71,13 @@ class StepCerebro(bt.Cerebro):  # type: ignore[misc]  # backtrader has no types
             raise OurError(f"an engine turn at {ts} without a bar")
         self._event_stop = False
         self._turns_left = 1
-        with self.pinned():
-            super()._runnext(self.runningstrats)
+        # The loop asks each of its feeds half a dozen questions a turn; one without a bar has nothing to answer.
+        every_feed, self.datas = self.datas, [feed for feed in self.datas if feed.has_bar]
+        try:
+            with self.pinned():
+                super()._runnext(self.runningstrats)
+        finally:
+            self.datas = every_feed
         self._is_usable = True
 
     def deliver(self) -> None:

@@ -49,8 +49,8 @@ class SqliteJournals:
     def entries(self) -> list[JournalEntry]:
         return journal_entries(self._directory)
 
-    def open(self, path: Path) -> JournalFile:
-        return JournalFile(path, self._codec)
+    def open(self, path: Path, codec: Codec | None = None) -> JournalFile:
+        return JournalFile(path, codec or self._codec)
 
     def create(self, session: str, segment: int) -> Path:
         path = self._directory / file_name(session, segment)

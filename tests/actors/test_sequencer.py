@@ -239,6 +239,17 @@ class Rig:
             self.mailboxes[name] = mailbox
         return self
 
+    def take_over(self) -> Rig:
+        """Go on with machines that have been given the whole file: all that they owe is handed in at once."""
+        self.sequencer.restore(self.journal)
+        end = self.sequencer.seq
+        self.join()
+        for name, mailbox in self.mailboxes.items():
+            owed = [mailbox.popleft() for _ in range(len(mailbox)) if mailbox[0].seq <= end]
+            answers = [(envelope, MACHINES[name][1](envelope)) for envelope in owed]
+            self.sequencer.complete_until(name, end, answers, None)
+        return self
+
     def ready(self) -> list[str]:
         return [name for name, mailbox in self.mailboxes.items() if mailbox]
 
@@ -353,22 +364,44 @@ def test_handing_in_an_answer_twice_is_nothing(is_simulated: bool) -> None:
     assert once.rows() == twice.rows()
 
 
+@pytest.mark.parametrize("is_simulated", [True, False])
+def test_an_answer_to_everything_pays_also_where_it_is_empty(is_simulated: bool) -> None:
+    journal = MemoryJournal()
+    first = sequencer_of(("bars", {"ClockTicked"}), writer=journal)
+    _, last = (first.publish(TICK, source="feed")[0] for _ in range(2))
+    sequencer = sequencer_of(("bars", {"ClockTicked"}), writer=journal, is_simulated=is_simulated)
+    sequencer.restore(journal)
+    sequencer.subscribe("bars", lambda envelope: None)
+    sequencer.complete_until("bars", 2, [(last, (SafeStopRequested(reason="x"),))], at(7))
+    assert [(e.source, e.cause) for e in journal.envelopes(after=2)] == [("bars", 2)]
+    assert sequencer.next_deadline() == at(7)
+    assert sequencer.wait_quiet(lambda: False, timeout_s=0.01)
+    sequencer.complete_until("bars", 2, [(last, (SafeStopRequested(reason="x"),))], at(7))
+    assert sequencer.seq == 3
+
+
 def test_nothing_is_owed_for_events_that_no_one_takes() -> None:
     sequencer = sequencer_of(("bars", {"ClockTicked"}))
     sequencer.publish(SafeStopRequested(reason="x"), source="supervisor")
     assert sequencer.wait_quiet(lambda: False, timeout_s=0.01)
 
 
-def test_after_every_prefix_of_a_journal_the_rest_is_decided_as_if_nothing_had_happened() -> None:
+@pytest.mark.parametrize(
+    ("go_on", "begin"),
+    [(Rig.restore, 1), (Rig.take_over, 2)],  # taken over after 1, the first tick is answered before the second comes
+)
+def test_after_every_prefix_of_a_journal_the_rest_is_decided_as_if_nothing_had_happened(
+    go_on: Callable[[Rig], Rig], begin: int
+) -> None:
     whole = list(undisturbed(2).journal.envelopes())
     rows = [row(envelope) for envelope in whole]
     # One publish is never split: a process can only have died between two of them.
-    ends = [end for end in range(1, len(whole) + 1) if end == len(whole) or whole[end].idx == 0]
+    ends = [end for end in range(begin, len(whole) + 1) if end == len(whole) or whole[end].idx == 0]
     assert len(ends) > 15
     for end in ends:
         journal = MemoryJournal()
         journal.append(whole[:end])
-        rig = Rig(journal).restore()
+        rig = go_on(Rig(journal))
         if end == 1:
             rig.tick()  # the second tick had not come
         rig.drain()

@@ -6,12 +6,14 @@ What a new segment takes over from the fold of the one before is in test_session
 from __future__ import annotations
 
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
-from forgery import changed_program
-from market import CHECKOUT, environment, gateway, write_config
+from forgery import Forger, changed_program
+from market import CHECKOUT, command, environment, gateway, write_config
 from programs import Ended, events, run
 
 from tests.bundles import small_bundle
@@ -83,6 +85,29 @@ def test_the_same_program_goes_on_in_the_same_file_from_wherever_it_is_run(mine:
     assert segments(mine) == ONE
     assert_replays(mine, ONE[0], CHECKOUT)
     assert_replays(mine, ONE[0], elsewhere)
+
+
+@pytest.mark.parametrize(
+    ("type_", "fields", "machine"),
+    [("SliceClosed", {"minutes": ()}, "bars"), ("SignalEvaluated", {"reason": "forged"}, "strategy")],
+)
+def test_a_machine_that_decides_otherwise_than_its_record_stops_the_start(
+    type_: str, fields: dict[str, object], machine: str, mine: Path, tmp_path: Path
+) -> None:
+    journal = mine / "journal" / ONE[0]
+    forger = Forger(journal)
+    forged = next(row for row in forger.of(type_) if forger.event(row) != attrs.evolve(forger.event(row), **fields))
+    forger.change(forged, **fields)
+    forger.rechain()
+    saved = forger.save(tmp_path / "forged")
+    for path in journal.parent.glob(f"{ONE[0]}*"):
+        path.unlink()
+    shutil.copy(saved, journal)
+    going_on = command("live", "--until", "2024-04-30T22:30Z")
+    ended = subprocess.run(going_on, cwd=mine, env=environment(), capture_output=True, text=True, check=False)
+    assert ended.returncode == 70
+    place = f"{machine}: seq {forged['seq']} is {type_}"
+    assert f"safe_stop: {machine} recovered otherwise than its record: {place}" in ended.stdout
 
 
 @pytest.mark.parametrize("file", ["domain/gates.py", "adapters/backtrader/stepper.py"])
