@@ -138,6 +138,9 @@ class Execution:
                 events = self._on_command(command)
             case SafeStopRequested():
                 events = self._close_all("safe_stop") if self._session.risk.safestop_policy == "flatten" else []
+            case SessionOpened() | StateCarried() as opening:
+                self._remember(opening)
+                return ()  # nothing is sent before the session's rolls are known
             case event:
                 self._remember(event)
                 events = []

@@ -29,6 +29,7 @@ from domain.events import (
 from domain.market import trades_from_bytes
 from domain.orders import OrderState
 from domain.ports import Head
+from domain.risk import Switches
 from domain.units import HOUR, MINUTE, SECOND, Nanos, Price
 from tests.actors.session_file import SessionFile
 from tests.builders import CLOSE, OPEN, PRICE, TICK, Record, at, bar_of, opened_session, request_of, session_of
@@ -134,7 +135,7 @@ def test_an_exit_that_was_in_flight_is_sent_again_in_the_next_file(parts: Machin
     machines, record = MachineSet(parts), Record()
     for event in (left.opened, left.history, left.carried):
         machines.handle(record.put(event))
-    answers = machines.handle(record.put(ClockTicked(ts=at(9), watermark=at(9)), ts=at(9)))
+    answers = machines.handle(record.put(ClockTicked(ts=at(6), watermark=at(6)), ts=at(6)))
     ((attempt,),) = [outputs for name, outputs in answers if name == "execution"]
     assert (attempt.signal_id, attempt.attempt) == (order.signal_id, 2)  # type: ignore[union-attr]
 
@@ -264,7 +265,9 @@ def test_a_file_that_goes_on_from_nothing_leaves_a_state_like_a_fresh_one(parts:
     carried = leave(SessionFile(parts)).carried
     names = {field.name for field in attrs.fields(StateCarried) if not field.name.startswith("previous_")}
     differing = {name for name in names if getattr(carried, name) != getattr(fresh_state(), name)}
-    assert differing == {"contracts"}
+    # The switches as they stand: in the first session ever the mode decides.
+    assert differing == {"contracts", "switches"}
+    assert carried.switches == Switches()
 
 
 def test_the_request_of_an_order_that_is_over_is_not_carried(parts: MachineParts) -> None:

@@ -41,6 +41,7 @@ def test_no_request_is_received_before_its_intent_is_committed(tmp_path: Path, i
         sequencer=sequencer,
         webhook=WebhookRouter(server.url, is_live=False),
         is_simulated=is_simulated,
+        now=lambda: Nanos(0),
         faults=Faults(),
         on_failure=failures.append,
     )

@@ -529,7 +529,7 @@ def test_the_summary_counts_what_the_session_came_to(parts: MachineParts) -> Non
         "decisions": "1 (veto off)",
         "refusals": "ibs_outside_band 1, risk:kill_switch 1",
         "orders": "2 entries, 1 exits (minutes 1)",
-        "answers": "OrderAccepted 2",
+        "answers": "OrderAccepted 3",
         "P&L": "-27.50 USD net, assumed fills, 1 closed trades",
         "restarts": "bars 1",
         "positions": "none",
