@@ -364,7 +364,8 @@ def replay_report(replayed: Sequence[SegmentReplay], running: RunningProgram, *,
         ],
         "code": "same" if opens and all(one.code_digest == running.code_digest for one in opens) else "different",
         "environment": {
-            name: {"recorded": recorded.get(name), "running": version} for name, version in running.libraries.items()
+            name: {"recorded": recorded.get(name), "running": running.libraries.get(name)}
+            for name in sorted({*recorded, *running.libraries})
         },
         "recorded_version": None if opened is None else opened.version,
         "running_version": running.version,

@@ -38,8 +38,9 @@ from domain.errors import OperatorError, OurError
 from domain.features import features_of, required_bases, unavailable
 from domain.units import Nanos
 from domain.veto import Flip, Score, VetoModel
-from models.forest import FlatForest, FloatArray, ForestRefused
+from models.forest import FlatForest, ForestRefused
 from models.manifest import FILES, LIBRARIES, BundleDescription, BundleRefused, Manifest
+from models.walk import FloatArray
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier

@@ -5,12 +5,15 @@ the very bits of `predict_proba` (n_jobs=1) without scikit-learn. What makes the
 the row is cast to float32 and compared with float64 thresholds, `<=` goes left, NaN goes
 where `missing_go_to_left` says, leaf values are summed in the order of the trees and
 divided once (sklearn/tree/_tree.pyx `_apply_dense`, ensemble/_forest.py `predict_proba`).
+The walk itself is numpy's (`walk`), or with the extra `fast` machine code (`compiled_walk`): the same bits.
 
 **Layout.** All trees in one array, level by level: roots first, in tree order, then every
 level's children as adjacent pairs, so that a step is `left[node] + goes_right`. A leaf is
 its own left child behind the threshold +inf: walking on stays there, and `depth` steps
 finish all trees at once. A perfect tree per root would spare one lookup a level (12 % at
-depth 5) and pay with memory at depth 8; one layout serves all depths.
+depth 5) and pay with memory at depth 8; one layout serves all depths. A row is laid out
+twice, its missing values below everything and above everything, and a node reads the side on
+which missing goes its way: a step asks nothing about NaN.
 
 It refuses to be a general forest: two classes, 0 and 1, one output.
 """
@@ -21,7 +24,8 @@ import io
 import zipfile
 import zlib
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cache, cached_property
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -30,12 +34,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from domain.errors import OperatorError, OurError
 from domain.veto import Flip, Score
+from models import walk
+from models.walk import FloatArray, IndexArray, Nodes, SingleArray
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
 
-FloatArray = NDArray[np.float64]
-IndexArray = NDArray[np.intp]
 BoolArray = NDArray[np.bool_]
 
 _SUM_ERROR = 1e-9
@@ -78,6 +82,7 @@ class FlatForest:
     def __attrs_post_init__(self) -> None:
         for array in (self.feature, self.threshold, self.left, self.missing_goes_right, self.value):
             array.setflags(write=False)
+        _walk()  # compiled when a forest is made, never at a score
 
     @classmethod
     def of(cls, estimator: RandomForestClassifier) -> FlatForest:
@@ -116,11 +121,7 @@ class FlatForest:
         NaN is a missing value. Raises OurError for another length, infinities and what float32 cannot hold
         (scikit-learn refuses those too).
         """
-        row, has_missing = self._row(vector)
-        node = self._roots
-        for _ in range(self.depth):
-            node = self._next(node, self.feature.take(node), row, has_missing)
-        return self._mean(self.value.take(node))
+        return float(_walk().leaf_sum(self._nodes, self._sides(vector))) / self.n_trees
 
     def score_many(self, rows: ArrayLike) -> FloatArray:
         """`probability` of each row, shape (n,)."""
@@ -131,19 +132,9 @@ class FlatForest:
 
         Contributions are summed tree after tree, root to leaf, then divided by the number of trees.
         """
-        row, has_missing = self._row(vector)
-        node, value = self._roots, self.value[: self.n_trees]
-        credited = np.empty((self.n_trees, self.depth), np.intp)
-        steps = np.empty((self.n_trees, self.depth))
-        for level in range(self.depth):
-            credited[:, level] = feature = self.feature.take(node)
-            node = self._next(node, feature, row, has_missing)
-            reached = self.value.take(node)
-            np.subtract(reached, value, out=steps[:, level])  # 0 for a tree already at its leaf
-            value = reached
-        sums = np.bincount(credited.ravel(), weights=steps.ravel(), minlength=self.n_features)
+        total, sums = _walk().credits(self._nodes, self._sides(vector))
         return Score(
-            probability=self._mean(value),
+            probability=float(total) / self.n_trees,
             bias=self._bias,
             contributions=tuple((sums / self.n_trees).tolist()),
         )
@@ -156,10 +147,10 @@ class FlatForest:
         smaller value. A missing feature is left alone: there is no distance from nothing.
         Features without any reachable split cannot flip anything. None when nothing can.
         """
-        row, has_missing = self._row(vector)
+        sides = self._sides(vector)
         now = np.asarray(vector, dtype=np.float64)
         is_passed = self.probability(vector) >= threshold
-        feature, needed = _flip_candidates(self, row, has_missing, threshold, is_passed=is_passed)
+        feature, needed = _flip_candidates(self, sides, threshold, is_passed=is_passed)
         distance = np.abs(needed - now[feature]) / self._spreads[feature]
         for i in np.lexsort((needed, feature, distance)):
             changed = now.copy()
@@ -214,12 +205,17 @@ class FlatForest:
     # ------------------------------------------------------------- private
 
     @cached_property
-    def _roots(self) -> IndexArray:
-        return np.arange(self.n_trees)
+    def _nodes(self) -> Nodes:
+        only_missing_goes_right = self.missing_goes_right & np.isposinf(self.threshold)
+        limit = np.where(only_missing_goes_right, np.finfo(np.float32).max, self._cuts).astype(np.float32)
+        asked = self.feature + self.n_features * self.missing_goes_right
+        for array in (limit, asked):
+            array.setflags(write=False)
+        return Nodes(self.feature, asked, limit, self.left, self.value, self.n_trees, self.depth)
 
     @cached_property
     def _bias(self) -> float:
-        return self._mean(self.value[: self.n_trees])
+        return walk.in_order(self.value[: self.n_trees]) / self.n_trees
 
     @cached_property
     def _cuts(self) -> FloatArray:
@@ -245,28 +241,27 @@ class FlatForest:
                 spreads[feature] = (high - low) or (cuts.max() - cuts.min()) or abs(cuts[0]) or 1.0
         return spreads
 
-    def _row(self, vector: ArrayLike) -> tuple[FloatArray, bool]:
-        """The row as scikit-learn compares it (rounded to float32), and whether anything is missing."""
+    def _sides(self, vector: ArrayLike) -> SingleArray:
+        """The row as scikit-learn compares it (rounded to float32), twice: missing as -inf, then missing as +inf."""
         with np.errstate(over="ignore"):  # what overflows is refused below
-            row = np.asarray(vector, dtype=np.float32).astype(np.float64)
+            row = np.asarray(vector, dtype=np.float32)
         if row.shape != (self.n_features,):
             raise OurError(f"a vector of shape {row.shape} for a forest of {self.n_features} features")
-        if np.isfinite(row).all():
-            return row, False
         if np.isinf(row).any():
             raise OurError("a vector holds an infinity, or a number beyond float32")
-        return row, True
+        sides = np.empty((2, self.n_features), np.float32)
+        np.fmax(row, -np.inf, out=sides[0])  # fmax and fmin prefer whatever is not NaN
+        np.fmin(row, np.inf, out=sides[1])
+        return sides.ravel()
 
-    def _next(self, node: IndexArray, feature: IndexArray, row: FloatArray, has_missing: bool) -> IndexArray:
-        at = row.take(feature)
-        goes_right = at > self.threshold.take(node)
-        if has_missing:
-            goes_right |= np.isnan(at) & self.missing_goes_right.take(node)
-        return self.left.take(node) + goes_right
 
-    def _mean(self, values: FloatArray) -> float:
-        # cumsum adds one by one, as scikit-learn adds tree after tree; sum() adds pairwise: other bits.
-        return float(values.cumsum()[-1] / self.n_trees)
+@cache
+def _walk() -> ModuleType:
+    try:
+        from models import compiled_walk
+    except ImportError:  # the extra `fast` is not installed
+        return walk
+    return compiled_walk
 
 
 # ------------------------------------------------------------- flattening
@@ -332,17 +327,18 @@ def _checked_depth(forest: FlatForest) -> int:
 
 
 def _flip_candidates(
-    forest: FlatForest, row: FloatArray, has_missing: bool, threshold: float, *, is_passed: bool
+    forest: FlatForest, sides: SingleArray, threshold: float, *, is_passed: bool
 ) -> tuple[IndexArray, FloatArray]:
     """(feature, value) of every step of every feature whose far side may have the other verdict.
 
     A value is the nearest float32 beyond the step. Sums here are not in tree order, so what lies
     within `_SUM_ERROR` of the threshold is a candidate too; the caller scores it.
     """
-    varied, low, high, value, constant = _pieces(forest, row, has_missing)
+    varied, low, high, value, constant = _pieces(forest, sides)
+    row = sides[: forest.n_features]
     features: list[IndexArray] = [np.empty(0, np.intp)]
     needed: list[FloatArray] = [np.empty(0)]
-    for feature in np.flatnonzero(~np.isnan(row) & (np.bincount(varied, minlength=forest.n_features) > 0)):
+    for feature in np.flatnonzero(np.isfinite(row) & (np.bincount(varied, minlength=forest.n_features) > 0)):
         mine = varied == feature
         ends = np.concatenate([low[mine], high[mine]])
         cuts = np.unique(ends[np.isfinite(ends)])
@@ -361,27 +357,27 @@ def _flip_candidates(
 
 
 def _pieces(
-    forest: FlatForest, row: FloatArray, has_missing: bool
+    forest: FlatForest, sides: SingleArray
 ) -> tuple[IndexArray, FloatArray, FloatArray, FloatArray, FloatArray]:
     """Every leaf that varying one feature can reach, for all features at once.
 
     Returns (varied feature, low, high, leaf value) per piece, the tree being there while
     low < x <= high (float32 bounds), and per feature the summed value of the trees it cannot move.
     """
-    node = forest._roots
+    node = roots = np.arange(forest.n_trees)
     met = np.empty((forest.depth, forest.n_trees), np.intp)
     for level in range(forest.depth):
         met[level] = forest.feature.take(node)
-        node = forest._next(node, met[level], row, has_missing)
+        node = walk.step(forest._nodes, node, sides)
     settled = forest.value.take(node)
     # A feature moves a tree only if the row's own path meets it: otherwise the path never changes.
-    varied, tree = np.divmod(np.unique(met * forest.n_trees + forest._roots), forest.n_trees)
+    varied, tree = np.divmod(np.unique(met * forest.n_trees + roots), forest.n_trees)
     constant = settled.sum() - np.bincount(varied, settled[tree], forest.n_features)
     node, low, high = tree, np.full(len(tree), -np.inf), np.full(len(tree), np.inf)
     for _ in range(forest.depth):
         feature, left, cut = forest.feature.take(node), forest.left.take(node), forest._cuts.take(node)
         is_own = feature == varied  # also at a leaf: behind +inf there is no right side
-        onward = np.where(is_own, left, forest._next(node, feature, row, has_missing))
+        onward = np.where(is_own, left, walk.step(forest._nodes, node, sides))
         to_left, to_right = ~is_own | (low < cut), is_own & (cut < high)
         node = np.concatenate([onward[to_left], left[to_right] + 1])
         varied = np.concatenate([varied[to_left], varied[to_right]])

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Mapping
 from functools import partial
 from importlib import metadata
+from importlib.util import find_spec
 
 from actors.machines import MachineParts
 from adapters.backtrader.engine import build_engine
@@ -33,8 +34,10 @@ DECISION_CODE = (
     "adapters/backtrader",
     "adapters/traderspost/payload.py",
     "models/bundle.py",
+    "models/compiled_walk.py",
     "models/forest.py",
     "models/manifest.py",
+    "models/walk.py",
 )
 """The files that a decision can depend on: their digest tells whether a file may be continued."""
 LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")
@@ -62,8 +65,15 @@ def code_digest() -> str:
 
 
 def library_versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that compute."""
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+    """Versions of Python and of the libraries that compute.
+
+    numba is one of them where it is installed: its machine code then computes the scores. Their bits are equal
+    by test, but whoever looks for a divergence's reason has to see it, and a file is continued only by what began it.
+    """
+    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+    if find_spec("numba") is not None:
+        versions["numba"] = metadata.version("numba")
+    return versions
 
 
 def parse_time(text: str, *, where: str = "") -> Nanos:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from functools import cache
+from importlib.util import find_spec
+from types import ModuleType
 from typing import Any
 
 import attrs
@@ -19,7 +21,8 @@ from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier, Rando
 
 from domain.errors import OurError
 from domain.veto import Flip, Verdict, unusable_features
-from models.forest import FlatForest, ForestRefused
+from models import walk
+from models.forest import FlatForest, ForestRefused, _walk
 
 N_FEATURES = 8
 NAMES = tuple(f"f{i}" for i in range(N_FEATURES))
@@ -118,6 +121,40 @@ def bits(values: np.ndarray) -> list[str]:
 
 
 # ------------------------------------------------------------- bit equality
+
+
+@pytest.fixture
+def compiled_walk() -> ModuleType:
+    if find_spec("numba") is None:
+        pytest.skip("numba is not installed (the extra `fast`)")
+    from models import compiled_walk
+
+    return compiled_walk
+
+
+def test_the_compiled_walk_gives_the_bits_of_the_other(
+    forest: FlatForest, rows: np.ndarray, compiled_walk: ModuleType
+) -> None:
+    for row in rows:
+        sides = forest._sides(row)
+        total, credited = walk.credits(forest._nodes, sides)
+        compiled_total, compiled_credited = compiled_walk.credits(forest._nodes, sides)
+        assert (
+            compiled_walk.leaf_sum(forest._nodes, sides)
+            == compiled_total
+            == total
+            == walk.leaf_sum(forest._nodes, sides)
+        )
+        assert compiled_credited.tobytes() == credited.tobytes()
+
+
+def test_a_forest_scores_with_the_compiled_walk_where_it_can(forest: FlatForest, compiled_walk: ModuleType) -> None:
+    assert _walk() is compiled_walk
+    before = len(compiled_walk.leaf_sum.signatures), len(compiled_walk.credits.signatures)
+    forest.explain([0.0] * N_FEATURES)
+    forest.probability([0.0] * N_FEATURES)
+    after = len(compiled_walk.leaf_sum.signatures), len(compiled_walk.credits.signatures)
+    assert before == after == (1, 1)  # nothing was compiled for a score
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in reduce")  # scikit-learn sums 3.4e38 to look for NaN
