@@ -47,6 +47,7 @@ CONTRACT_MAP_FILE = CHECKOUT / "Data" / "Databento_contract_map.yml"
 CALENDAR_OVERRIDES_FILE = CHECKOUT / "Data" / "calendar_overrides.yml"
 MODELS_DIR = CHECKOUT / "models" / "bundles"
 
+LIVE_PROTECTIVE_STOP = Decimal(2)
 CONFIG_VARIABLE = "ROONEY_CONFIG"
 
 _TOP_KEYS = (
@@ -137,7 +138,7 @@ def load_config(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
         contract_map=map_path,
         contract_map_digest=contract_map.digest,
         feed=read_feed(_section(document, "feed")),
-        strategy=read_strategy(_section(document, "strategy")),
+        strategy=_strategy(_section(document, "strategy"), mode),
         risk=read_risk(_section(document, "risk")),
         roots=_chosen_roots(document, contract_map),
         databento_key=secret_from(environ, KEY_VARIABLE),
@@ -223,6 +224,14 @@ def _read_checked(path: Path) -> YamlMap:
 def _section(document: YamlMap, key: str) -> YamlMap:
     value = document.get(key)
     return as_map(value) if value is not None else attrs.evolve(document, path=key, entries={}, keys_at={})
+
+
+def _strategy(section: YamlMap, mode: Mode) -> StrategySettings:
+    """With money, what is entered has a stop that does not need us, unless the file says otherwise."""
+    settings = read_strategy(section)
+    if mode == "live" and not settings.bracket and section.get("protective_stop") is None:
+        return attrs.evolve(settings, protective_stop=LIVE_PROTECTIVE_STOP)
+    return settings
 
 
 def _choice(document: YamlMap, key: str, choices: Sequence[str], default: str) -> str:

@@ -75,6 +75,8 @@ STRATEGY_READERS: Mapping[str, Reader] = {
     "warmup_bars": _whole(0, 10_000),
     "stop_pct": _percent,
     "target_pct": _percent,
+    "bracket": as_flag,
+    "protective_stop": partial(as_decimal, low=Decimal(0), high=Decimal(100)),
     "exit_after_bars": _whole(1, 1_000),
     "auto_close": as_time,
     "auto_close_before_end_s": _whole(60, 43_200),

@@ -50,6 +50,10 @@ class StrategySettings:
     """Completed decision bars a root needs before it may enter."""
     stop_pct: Decimal = Decimal("1")
     target_pct: Decimal = Decimal("1")
+    bracket: bool = False
+    """Let stop and target rest at the broker too, measured from the decision's close."""
+    protective_stop: Decimal = Decimal(0)
+    """Without a bracket: a stop that rests at the broker, this many times `stop_pct` away; 0 is none."""
     exit_after_bars: int = 8
     """Bar stop: at the close of this many decision bars after the fill bar."""
     auto_close: str = "16:00"

@@ -66,6 +66,9 @@ class RequestNote:
     probability: float | None = None
     threshold: float | None = None
     bars_held: int | None = None
+    stop_price: Price | None = None
+    target_price: Price | None = None
+    """Of an entry: legs that rest at the broker."""
 
 
 class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no types
@@ -217,6 +220,8 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
                 opened_ns=note.decided_ns,
                 entry_signal_id=order.info.signal_id,
                 is_unknown=True,
+                stop_price=note.stop_price,
+                target_price=note.target_price,
             )
         )
 
@@ -245,6 +250,8 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
             price=event.price,
             opened_ns=event.ts,
             entry_signal_id=event.signal_id,
+            stop_price=note.stop_price,
+            target_price=note.target_price,
         )
 
     def _settle(self, held: Position, event: FillAssumed) -> None:

@@ -236,6 +236,9 @@ class CerebroEngine:
             entry_signal_id=None if held is None else held.entry_signal_id,
             bars_held=note.bars_held,
             pnl_assumed=None if held is None else self._pnl(held, last_close),
+            stop_price=note.stop_price,
+            target_price=note.target_price,
+            cancels_working=held is not None and held.has_legs,
         )
 
     def _next_ordinal(self, note: RequestNote) -> int:
@@ -358,6 +361,8 @@ class CerebroEngine:
             bar_ns=HOUR if self._settings.decision_timeframe == "1h" else MINUTE,
             price=order.reference_price if order.limit_price is None else order.limit_price,
             bars_held=None if memory is None else memory.bars_held,
+            stop_price=order.stop_price,
+            target_price=order.target_price,
         )
 
 

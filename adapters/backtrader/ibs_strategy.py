@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 import backtrader as bt
@@ -50,8 +51,8 @@ from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
 from domain.units import HOUR, MINUTE, SECOND, Nanos, Price, float_to_price, price_to_float, round_to_tick
 from domain.veto import VetoModel
 
-EXIT_RETRY = MINUTE
-"""An exit that ended without a fill is asked for again after this long."""
+EXIT_RETRY, EXIT_RETRY_CAP = MINUTE, HOUR
+"""An exit that ended without a fill is asked for again after this long, then twice as long each time."""
 
 Deadline = Callable[[str, Nanos], Nanos | None]
 """(root, ts) -> auto-close deadline of the session in which a bar ending at `ts` lies; None when unknown."""
@@ -261,10 +262,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             return
         minute = state.minutes[holding.contract]
         if minute.is_fresh and is_later:
-            close = float_to_price(minute.close[0])
-            if close <= holding.stop_at:
+            close, sign = float_to_price(minute.close[0]), 1 if holding.quantity > 0 else -1
+            if sign * close <= sign * holding.stop_at:
                 state.exit_due = "stop"
-            elif close >= holding.target_at:
+            elif sign * close >= sign * holding.target_at:
                 state.exit_due = "target"
         if bar is not None and is_later and not state.exit_due:
             settings = self.settings
@@ -295,7 +296,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         return self._roots[root].exit_retry_ns
 
     def _request_exit(self, state: RootState, ts: Nanos, bar: DecisionBar | None) -> bool:
-        """Sell what is held, unless an order is unfinished or the last attempt is too recent."""
+        """Close what is held, unless an order is unfinished or the last attempt is too recent."""
         holding = state.holding
         if holding is None or state.order_ref is not None or ts < state.exit_retry_ns:
             return False
@@ -319,8 +320,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             ibs=bar.ibs.value if bar is not None and reason == "ibs" else None,
             bars_held=state.bars_held,
         )
-        state.exit_retry_ns = Nanos(ts + EXIT_RETRY)
-        order = self.sell(data=feed.data, size=holding.quantity, request=note)
+        state.exit_retry_ns = Nanos(ts + min(EXIT_RETRY << state.exit_asks, EXIT_RETRY_CAP))
+        state.exit_asks += 1
+        trade = self.sell if holding.quantity > 0 else self.buy
+        order = trade(data=feed.data, size=abs(holding.quantity), request=note)
         state.await_order(order.ref, "exit")
         return True
 
@@ -339,6 +342,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             ibs=bar.ibs.value,
             probability=None if judgement.score is None else judgement.score.probability,
             threshold=judgement.threshold,
+            **self._legs(bar.close, plan.tick_size),
         )
         how: dict[str, Any] = {}
         if settings.entry_order == "limit":
@@ -349,6 +353,18 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         feed = state.minutes[plan.contract]
         order = self.buy(data=feed.data, size=plan.quantity, request=note, **how)
         state.await_order(order.ref, "entry")
+
+    def _legs(self, close: Price, tick_size: Price) -> dict[str, Price]:
+        """What rests at the broker beside a long entry; the fill is not known yet, so from the close."""
+        settings = self.settings
+        stop_pct = settings.stop_pct if settings.bracket else settings.stop_pct * settings.protective_stop
+        percent = abs(Decimal(close)) / 100
+        legs = {}
+        if stop_pct:
+            legs["stop_price"] = round_to_tick(Price(int(close - percent * stop_pct)), tick_size, up=False)
+        if settings.bracket:
+            legs["target_price"] = round_to_tick(Price(int(close + percent * settings.target_pct)), tick_size, up=True)
+        return legs
 
     # -------------------------------------------------- what became of them
 

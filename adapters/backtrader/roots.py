@@ -104,19 +104,23 @@ def holding_at(
     order_ref: int | None,
     is_unknown: bool,
 ) -> Holding:
-    """The holding filled at `price`. The levels are integers that decide as the exact ones would.
+    """The holding filled at `price`, its levels mirrored when it is short (an operator may say that one is held).
 
-    Raises OurError for anything but a long position.
+    The levels are integers that decide as the exact ones would. Raises OurError for a position of nothing.
     """
-    if quantity <= 0:
-        raise OurError(f"{contract}: a long-only strategy holds {quantity}")
+    if not quantity:
+        raise OurError(f"{contract}: a holding of nothing")
     percent = abs(Decimal(price)) / 100  # of the size: prices have been negative (CL, April 2020)
+    sign = 1 if quantity > 0 else -1
+    stop, target = price - sign * percent * settings.stop_pct, price + sign * percent * settings.target_pct
+    below, above = (stop, target) if quantity > 0 else (target, stop)
+    low, high = below.to_integral_value(ROUND_FLOOR), above.to_integral_value(ROUND_CEILING)
     return Holding(
         contract=contract,
         quantity=quantity,
         opened_ns=opened_ns,
-        stop_at=Price(int((price - percent * settings.stop_pct).to_integral_value(ROUND_FLOOR))),
-        target_at=Price(int((price + percent * settings.target_pct).to_integral_value(ROUND_CEILING))),
+        stop_at=Price(int(low if quantity > 0 else high)),
+        target_at=Price(int(high if quantity > 0 else low)),
         order_ref=order_ref,
         is_unknown=is_unknown,
     )
@@ -169,6 +173,7 @@ class RootState:
         self.order_intent: Intent | None = None
         self.exit_due = ""
         self.exit_retry_ns = Nanos(0)
+        self.exit_asks = 0
         self.is_auto_close_asked = False
         self.bars_held = 0
         self.cooldown_left = 0
@@ -185,7 +190,7 @@ class RootState:
         """A new position, or a better knowledge of the one held."""
         if self.holding is None or self.holding.order_ref != holding.order_ref:
             self.forget_holding()
-            self.exit_retry_ns = Nanos(0)
+            self.exit_retry_ns, self.exit_asks = Nanos(0), 0
         self.holding = holding
 
     def leave(self, reason: str, settings: StrategySettings) -> None:

@@ -186,10 +186,20 @@ def test_integer_levels_decide_as_the_exact_ones(price: int, distance: int, perc
     assert (close >= holding.target_at) == (Decimal(close) >= price + size)
 
 
-def test_a_short_position_is_refused() -> None:
-    with pytest.raises(OurError, match="long-only"):
+def test_the_levels_of_a_short_position_are_mirrored() -> None:
+    long, short = (
         holding_at(
-            Price(1), SETTINGS, contract="ESM4", quantity=-1, opened_ns=Nanos(0), order_ref=None, is_unknown=False
+            Price(price), SETTINGS, contract="ESM4", quantity=held, opened_ns=Nanos(0), order_ref=None, is_unknown=False
+        )
+        for price, held in ((5_001, 1), (-5_001, -1))
+    )
+    assert (short.stop_at, short.target_at) == (-long.stop_at, -long.target_at)
+
+
+def test_a_holding_of_nothing_is_refused() -> None:
+    with pytest.raises(OurError, match="nothing"):
+        holding_at(
+            Price(1), SETTINGS, contract="ESM4", quantity=0, opened_ns=Nanos(0), order_ref=None, is_unknown=False
         )
 
 
