@@ -160,10 +160,24 @@ def gateway(log_level: str, /, **options: Any) -> None:
 @click.option("--password", default="demo", show_default=True)
 @click.option("--clock", type=click.Choice(["system", "request"]), default="system", help="request: simulated time.")
 @click.option("--unavailable", multiple=True, metavar="ROOT", help="A product that the broker account does not offer.")
-@click.option("--faults", default="", help="For trials: hang@N, 429@N, 500-after-accept@N ... (N-th request).")
+@click.option("--fills", type=click.Choice(["signal", "feed"]), default="signal", help="feed: POST /__paper/price.")
+@click.option(
+    "--state", type=click.Path(path_type=Path, dir_okay=False), help="Keep ledger and positions in this file."
+)
+@click.option("--disabled", is_flag=True, help="The subscription takes signals and executes none.")
+@click.option("--adds", is_flag=True, help="The subscription adds to a position.")
+@click.option("--no-reversals", is_flag=True, help="The subscription only closes at a signal for the other side.")
+@click.option("--sides", type=click.Choice(["both", "long", "short"]), default="both", help="Of the subscription.")
+@click.option("--cancels-orders", is_flag=True, help="The subscription cancels working orders before every signal.")
+@click.option(
+    "--cancel-wait", type=click.FloatRange(0, 600), default=0.0, help="Seconds; the real one waits up to 120."
+)
+@click.option("--race", default="0", metavar="SECONDS|MIN-MAX", help="Execute after a delay drawn from this span.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of --race.")
+@click.option("--faults", default="", help="For trials: hang@3, 429@exit*2, 500-after-accept@MES, random:0.2:7 ...")
 @click.pass_obj
 def traderspost(log_level: str, /, **options: Any) -> None:
-    """Serve TradersPost's webhook on loopback: checks, answers, and a ledger at /__paper/ledger."""
+    """Serve TradersPost's webhook on loopback: a paper broker with a ledger at /__paper/ledger."""
     from actors.wiring.servers import traderspost_command
 
     traderspost_command(log_level, **options)

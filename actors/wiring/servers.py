@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import sys
 from typing import Any
 
@@ -39,14 +40,41 @@ def _date(text: str) -> dt.date:
 
 def traderspost_command(log_level: str, **options: Any) -> None:
     """Run the local TradersPost until a signal."""
-    from adapters.traderspost.local_server import run_traderspost
+    from adapters.config import CONTRACT_MAP_FILE
+    from adapters.contract_map import load_contract_map
+    from adapters.traderspost.broker import Subscription
+    from adapters.traderspost.local_server import LocalTradersPost, run_traderspost
 
     configure_logging(log_level, stream=sys.stderr)
-    run_traderspost(
-        options["port"],
+    specs = [(root.order_product, root.order_spec) for root in load_contract_map(CONTRACT_MAP_FILE).traded]
+    server = LocalTradersPost(
         uuid=options["uuid"],
         password=options["password"],
         clock=options["clock"],
         unavailable_roots=options["unavailable"],
         faults=options["faults"],
+        subscription=Subscription(
+            is_enabled=not options["disabled"],
+            is_adding=options["adds"],
+            is_reversing=not options["no_reversals"],
+            sides=options["sides"],
+            is_cancelling=options["cancels_orders"],
+            cancel_wait_s=options["cancel_wait"],
+        ),
+        fills=options["fills"],
+        race_s=_race_s(options["race"]),
+        seed=options["seed"],
+        point_values_usd={product: spec.multiplier for product, spec in specs if spec.currency == "USD"},
+        state=options["state"],
     )
+    run_traderspost(server, options["port"])
+
+
+def _race_s(text: str) -> tuple[float, float]:
+    match = re.fullmatch(r"(?:(\d{1,4}(?:\.\d{1,3})?)-)?(\d{1,4}(?:\.\d{1,3})?)", text)
+    shortest, longest = (float(match[1] or 0), float(match[2])) if match else (1.0, 0.0)
+    if shortest > longest:
+        raise OperatorError(
+            f"{text!r} is no span of time", where="--race", fix="write seconds, as 30 or 5-30", exit_code=2
+        )
+    return shortest, longest

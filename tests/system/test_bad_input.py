@@ -74,6 +74,7 @@ def simulated() -> Iterator[int]:
         ("gateway --simulate --start-at 2030-01-01T00:00Z", "--start-at:"),
         ("traderspost --port -1", "'--port'"),
         ("traderspost --faults boom@1", "--faults: 'boom@1'"),
+        ("traderspost --race 9-3", "--race: '9-3'"),
     ],
 )
 def test_a_usage_error_exits_2_and_says_what(arguments: str, said: str, tmp_path: Path) -> None:

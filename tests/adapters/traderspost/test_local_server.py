@@ -10,14 +10,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from adapters.traderspost.faults import Fault, parse_faults
-from adapters.traderspost.ledger import execute
+from adapters.traderspost.broker import Subscription
 from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
 from adapters.traderspost.schema import Parsed, Refusal, Signal, lint, parse, validate
 from domain.errors import OperatorError, OurError
@@ -138,8 +138,19 @@ def test_equal_requests_get_equal_ids_in_two_runs_so_that_journals_can_be_compar
         ({"cancelAfter": 0}, "invalid-cancel-after"),
         ({"cancel": "yes"}, "invalid-cancel"),
         ({"ignoreTradingWindows": 1}, "invalid-ignore-trading-windows"),
+        ({"limitPrice": 1e300}, "invalid-limit-price"),
+        ({"stopPrice": True}, "invalid-stop-price"),
+        ({"orderType": "trailing_stop"}, "invalid-trailing-stop"),
+        ({"action": "cancel", "sentiment": "flat"}, "invalid-sentiment-action"),
         ({"takeProfit": {}}, "invalid-take-profit"),
-        ({"stopLoss": {"type": "mental"}}, "invalid-stop-loss"),
+        ({"takeProfit": {"limitPrice": "5100"}}, "invalid-take-profit"),
+        ({"takeProfit": {"amount": -1}}, "invalid-take-profit-amount"),
+        ({"stopLoss": {"type": "mental"}}, "invalid-stop-loss-type"),
+        ({"stopLoss": {"type": []}}, "invalid-stop-loss-type"),
+        ({"stopLoss": {"type": "stop", "amount": "invalid"}}, "invalid-stop-loss-amount"),
+        ({"stopLoss": "5000"}, "invalid-stop-loss"),
+        ({"stopLoss": {"price": 5000}}, "invalid-stop-loss"),
+        ({"extendedHours": 1}, "invalid-extended-hours"),
         ({"extras": "x"}, "invalid-extras"),
     ],
 )
@@ -152,15 +163,58 @@ def test_refusals_of_the_schema(change: dict[str, object], code: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "body",
-    ["", "ticker=MES", "[]", '"x"', "null", "{}", '{"ticker":"MESM2024"}', '{"action":"buy"}', '{"a":NaN}', "[" * 9999],
+    ("change", "code"),
+    [
+        ({"action": "cancel", "quantityType": "fixed_quantity"}, "invalid-quantity-type-action"),
+        ({"action": "add", "quantityType": "percent_of_position"}, "invalid-percent-of-position-action"),
+    ],
 )
-def test_a_body_without_ticker_and_action_is_an_invalid_payload(body: str) -> None:
+def test_a_quantity_type_needs_an_action_that_has_a_quantity(change: dict[str, object], code: str) -> None:
+    parsed = parse(json.dumps({"ticker": "MESM2024"} | change))
+    assert isinstance(parsed, Parsed)
+    judged = validate(parsed)
+    assert isinstance(judged, Refusal)
+    assert judged.code == code
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [("", "empty-json"), (" ", "empty-json")]
+    + [(body, "invalid-payload") for body in ("ticker=MES", "[]", '"x"', "null", '{"a":NaN}', "[" * 9999)],
+)
+def test_what_is_no_json_object_is_refused_and_noted(body: str, code: str) -> None:
     with serving() as running:
         status, answer = send(running, body)
-        assert (status, answer["success"], answer["messageCode"]) == (400, False, "invalid-payload")
+        assert (status, answer["success"], answer["messageCode"]) == (400, False, code)
         record = running.ledger().signals[""]
+    assert (record.attempts, record.accepted, record.answers) == (1, 0, (code,))
+
+
+@pytest.mark.parametrize("body", ['{"ticker":"MESM2024"}', '{"action":"buy","extras":{"signal_id":"half"}}'])
+def test_a_body_with_half_of_it_is_an_invalid_payload(body: str) -> None:
+    with serving() as running:
+        assert send(running, body)[1]["messageCode"] == "invalid-payload"
+        (record,) = running.ledger().signals.values()
     assert (record.attempts, record.accepted, record.answers) == (1, 0, ("invalid-payload",))
+
+
+def test_a_probe_is_refused_as_documented_and_is_no_signal() -> None:
+    with serving() as running:
+        for body in ("{}", '{"probe":true,"extras":{"signal_id":"probe-1"}}'):
+            status, answer = send(running, body)
+            assert (status, answer["messageCode"]) == (400, "invalid-payload")
+        ledger = running.ledger()
+    assert (ledger.requests, ledger.probes, ledger.signals, ledger.fills) == (2, 2, {}, ())
+
+
+def test_the_smallest_exit_is_taken_and_recorded_without_a_name() -> None:
+    with serving() as running:
+        send(running, ENTRY)
+        assert send(running, '{"ticker":"MESM2024","action":"exit"}')[0] == 200
+        ledger = running.ledger()
+    assert ledger.positions == {}
+    assert (ledger.signals[""].executions, ledger.signals[""].position_after) == (("closed",), 0)
+    assert ledger.accounts["MESM2024"].unpriced_contracts == 0  # the entry's price is the last one known
 
 
 @pytest.mark.parametrize(
@@ -192,6 +246,13 @@ def test_what_is_documented_passes(message: dict[str, object]) -> None:
         (json.dumps(ENTRY | {"sentiment": "bearish"}), "sentiment-against-action"),
         (json.dumps(ENTRY | {"ignoreTradingWindows": True}), "entry-ignores-windows"),
         (json.dumps(EXIT | {"quantity": 1}), "quantity-on-full-exit"),
+        (json.dumps(EXIT | {"stopLoss": {"type": "stop", "stopPrice": 5000}}), "leg-on-exit"),
+        (json.dumps(ENTRY | {"stopLoss": {"type": "stop", "percent": 1}}), "leg-not-absolute"),
+        (json.dumps(ENTRY | {"stopLoss": {"stopPrice": 5000}}), "leg-not-absolute"),
+        (json.dumps(ENTRY | {"takeProfit": {"amount": 5}}), "leg-not-absolute"),
+        (json.dumps(ENTRY | {"orderType": "stop", "stopPrice": 5050}), "order-type-not-ours"),
+        (json.dumps(ENTRY | {"quantityType": "dollar_amount"}), "quantity-type-not-ours"),
+        (json.dumps({"ticker": "MESM2024", "action": "cancel"}), "action-not-ours"),
         (json.dumps(ENTRY | {"quantity": "2"}), "quantity-as-text"),
         (json.dumps(ENTRY | {"signalPrice": 5e-07}), "exponent:5e-07"),
         (json.dumps(ENTRY)[:-1] + ',"action":"buy"}', "duplicate-key"),
@@ -204,7 +265,8 @@ def test_what_we_forbid_ourselves_is_taken_and_noted(text: str, fault: str) -> N
         (record,) = running.ledger().signals.values()
     assert fault in record.lint
     assert record.accepted == 1
-    clean = parse(json.dumps(ENTRY))
+    bracket = {"stopLoss": {"type": "stop", "stopPrice": 4990.25}, "takeProfit": {"limitPrice": 5100}}
+    clean = parse(json.dumps(ENTRY | {"quantityType": "fixed_quantity"} | bracket))
     assert isinstance(clean, Parsed)
     assert lint(clean) == ()
 
@@ -266,40 +328,7 @@ def test_in_real_time_the_requests_stamps_do_not_matter() -> None:
         assert [send(running, ENTRY | {"time": minute(n)})[0] for n in range(5)] == [200] * 3 + [429] * 2
 
 
-# --------------------------------------------------------------------------------------------- position engine
-
-
-@pytest.mark.parametrize(
-    ("say", "held", "after", "what"),
-    [
-        (("buy", "bullish", 2), 0, 2, "opened"),
-        (("buy", None, None), 0, 1, "opened"),
-        (("buy", "bullish", 2), 1, 1, "refused"),
-        (("buy", "bullish", 2), -3, 2, "reversed"),
-        (("sell", "bearish", 2), 0, -2, "opened"),
-        (("sell", "bearish", 2), -1, -1, "refused"),
-        (("sell", "flat", None), 3, 0, "closed"),
-        (("sell", "flat", 1), 3, 2, "reduced"),
-        (("sell", "flat", 9), 3, 0, "closed"),
-        (("sell", "flat", None), 0, 0, "nothing"),
-        (("sell", "flat", None), -3, -3, "nothing"),
-        (("buy", "flat", None), -3, 0, "closed"),
-        (("buy", "flat", None), 3, 3, "nothing"),
-        (("buy", "flat", None), 0, 0, "nothing"),
-        (("exit", None, None), 3, 0, "closed"),
-        (("exit", None, None), -3, 0, "closed"),
-        (("exit", None, None), 0, 0, "nothing"),
-        (("add", None, 1), 3, 3, "nothing"),
-        (("cancel", None, None), 3, 3, "nothing"),
-    ],
-)
-def test_positions(say: tuple[str, str | None, int | None], held: int, after: int, what: str) -> None:
-    action, sentiment, quantity = say
-    result, text = execute(
-        Signal(ticker="MESM2024", root="MES", action=action, sentiment=sentiment, quantity=quantity), held
-    )
-    assert result == after
-    assert text.startswith(what)
+# ------------------------------------------------------------------------------------------------ paper broker
 
 
 def test_positions_are_kept_per_contract() -> None:
@@ -311,42 +340,6 @@ def test_positions_are_kept_per_contract() -> None:
 
 
 # -------------------------------------------------------------------------------------------------- faults
-
-
-def test_a_fault_specification_in_full() -> None:
-    plan = parse_faults("hang@3, 500-after-accept@5,delay:0.25@MES,429:7@12,rst-before-read@1")
-    assert plan.of_ordinal(3) == Fault(kind="hang", ordinal=3)
-    assert plan.of_ordinal(12) == Fault(kind="429", ordinal=12, seconds=7.0)
-    assert plan.of_root("MES") == Fault(kind="delay", root="MES", seconds=0.25)
-    assert plan.of_ordinal(4) is plan.of_root("ES") is None
-    assert parse_faults("").faults == parse_faults(" ").faults == ()
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        "hang",
-        "hang@",
-        "hang@0",
-        "hang@-1",
-        "hang@mes",
-        "hang@1,",
-        "hangs@1",
-        "delay@1",
-        "delay:-1@1",
-        "delay:x@1",
-        "delay:601@1",
-        "429:9999@1",
-        "hang:3@1",
-        "rst-before-read@MES",
-        "hang@1 500@2",
-    ],
-)
-def test_a_fault_that_is_not_understood_is_refused(spec: str) -> None:
-    with pytest.raises(OperatorError, match="--faults"):
-        parse_faults(spec)
-    with pytest.raises(OperatorError):
-        LocalTradersPost(faults=spec)
 
 
 def test_faults_hit_their_request_and_no_other() -> None:
@@ -408,6 +401,231 @@ def test_the_ledger_and_the_health_are_readable_over_http() -> None:
         assert health == {"status": "ok", "requests": 1, "clock": "request"}
 
 
+# --------------------------------------------------------------------------------------------- control routes
+
+
+def control(running: LocalTradersPostThread, name: str, body: object = "") -> tuple[int, dict[str, object]]:
+    text = body if isinstance(body, str) else json.dumps(body)
+    status, _, answer = call(running.address, "POST", f"/__paper/{name}", text)
+    return status, json.loads(answer)
+
+
+BRACKET: dict[str, object] = {"stopLoss": {"type": "stop", "stopPrice": 5040}, "takeProfit": {"limitPrice": 5055}}
+
+
+def test_an_exit_without_cancel_leaves_legs_that_later_open_a_position_and_the_ledger_says_so() -> None:
+    with serving() as running:
+        send(running, ENTRY | BRACKET)
+        send(running, EXIT)
+        orders = running.ledger().orders
+        assert [(order.purpose, order.quantity, order.is_orphan) for order in orders] == [
+            ("stop", -2, True),
+            ("target", -2, True),
+        ]
+        assert running.ledger().incidents == ()
+        answers = [control(running, "price", {"ticker": "MESM2024", "price": price}) for price in (5041, 5039.75)]
+        assert answers == [(200, {"taken": 1, "has_traded": False}), (200, {"taken": 1, "has_traded": True})]
+        ledger = running.ledger()
+    assert ledger.positions == {"MESM2024": -2}
+    (incident,) = ledger.incidents
+    assert (incident.kind, incident.signal_id) == ("orphan_leg", "entry-1")
+    assert ledger.orders == ()
+
+
+def test_an_exit_with_cancel_leaves_nothing() -> None:
+    with serving() as running:
+        send(running, ENTRY | BRACKET)
+        send(running, EXIT | {"cancel": True})
+        control(running, "price", [{"ticker": "MESM2024", "price": price} for price in (5039, 5056)])
+        ledger = running.ledger()
+    assert (ledger.positions, ledger.orders, ledger.incidents, len(ledger.fills)) == ({}, (), (), 2)
+
+
+def test_the_result_is_counted_in_dollars_where_the_value_of_a_point_is_known() -> None:
+    with serving(point_values_usd={"MES": Decimal(5)}) as running:
+        send(running, ENTRY)
+        send(running, ENTRY | {"ticker": "XYZM2024", "quantity": 1})
+        control(running, "price", {"ticker": "MESM2024", "price": 5046.25, "time": "2024-05-01T15:00:30Z"})
+        ledger = json.loads(call(running.address, "GET", "/__paper/ledger")[2])
+    account = ledger["accounts"]["MESM2024"]
+    assert (account["quantity"], account["average_price"], account["last_price"]) == (2, "5045.25", "5046.25")
+    assert (account["open_points"], account["open_usd"], account["realized_usd"]) == ("2.00", "10.00", "0")
+    assert ledger["accounts"]["XYZM2024"]["realized_usd"] is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "",
+        "x",
+        "7",
+        [7],
+        {"ticker": "MESM2024"},
+        {"ticker": "MESM2024", "price": "5000"},
+        {"ticker": 1, "price": 5000},
+        {"ticker": "MESM2024", "price": 1e300},
+        {"ticker": "MESM2024", "price": 5000, "time": "2024-05-01"},
+        [{"ticker": "MESM2024", "price": 5000}, {}],
+    ],
+)
+def test_a_price_that_is_not_understood_moves_nothing(body: object) -> None:
+    with serving() as running:
+        send(running, ENTRY | BRACKET)
+        status, answer = control(running, "price", body)
+        assert (status, list(answer)) == (400, ["error"])
+        assert running.ledger().positions == {"MESM2024": 2}
+
+
+def test_reset_forgets_all_but_the_faults() -> None:
+    with serving(faults="429@2", per_minute=3) as running:
+        assert [send(running, ENTRY)[0] for _ in range(3)] == [200, 429, 200]
+        assert control(running, "reset")[0] == 200
+        empty = running.ledger()
+        assert (empty.requests, empty.signals, empty.positions, empty.fills) == (0, {}, {}, ())
+        assert [send(running, ENTRY)[0] for _ in range(3)] == [200, 429, 200]
+
+
+def test_faults_change_while_it_runs() -> None:
+    with serving() as running:
+        assert control(running, "faults", "429:7@entry*2, 500-before-accept@exit") == (
+            200,
+            {"faults": "429:7@entry*2, 500-before-accept@exit", "requests": 0},
+        )
+        assert [send(running, ENTRY)[0] for _ in range(3)] == [429, 429, 200]
+        assert call(running.address, "POST", urlsplit(running.url).path, json.dumps(EXIT))[0] == 500
+        status, answer = control(running, "faults", "boom@1")
+        assert (status, answer["error"]) == (400, "'boom@1' is not a fault")
+        assert call(running.address, "POST", urlsplit(running.url).path, json.dumps(EXIT))[0] == 500
+        assert control(running, "faults")[0] == 200
+        assert send(running, EXIT)[0] == 200
+        assert running.ledger().signals["exit-1"].answers == ("500-before-accept", "500-before-accept", "accepted")
+
+
+def test_a_server_that_is_down_resets_every_request_until_the_span_is_over() -> None:
+    with serving() as running:
+        running.set_faults("down@all")
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                send(running, ENTRY)
+        assert running.ledger().signals == {}
+        running.set_faults("down:600@5")
+        assert send(running, ENTRY)[0] == 200
+        for _ in range(3):
+            with pytest.raises(ConnectionResetError):
+                send(running, EXIT)
+        assert running.ledger().positions == {"MESM2024": 2}
+        running.set_faults("down:0.01@8")
+        with pytest.raises(ConnectionResetError):
+            send(running, EXIT)
+        while running.ledger().positions:
+            with suppress(ConnectionResetError):
+                send(running, EXIT)
+
+
+@pytest.mark.parametrize(
+    ("fault", "executions", "position"),
+    [
+        ("no-trade", ("nothing: a fault, never executed",), 0),
+        ("broker-reject", ("refused: by the broker",), 0),
+        ("duplicate", ("opened", "added"), 4),
+    ],
+)
+def test_what_goes_wrong_after_a_good_answer(fault: str, executions: tuple[str, ...], position: int) -> None:
+    with serving(faults=f"{fault}@entry", subscription=Subscription(is_adding=True)) as running:
+        status, answer = send(running, ENTRY)
+        assert (status, answer["success"]) == (200, True)
+        ledger = running.ledger()
+    record = ledger.signals["entry-1"]
+    assert (record.accepted, record.answers, record.executions) == (1, (fault,), executions)
+    assert (record.position_after, ledger.positions.get("MESM2024", 0)) == (position, position)
+
+
+def test_a_disabled_subscription_takes_everything_and_executes_nothing() -> None:
+    with serving(subscription=Subscription(is_enabled=False)) as running:
+        assert send(running, ENTRY)[0] == 200
+        record = running.ledger().signals["entry-1"]
+    assert (record.accepted, record.executions) == (1, ("nothing: the subscription is disabled",))
+
+
+def test_an_entry_taken_twice_is_an_incident_and_an_exit_is_not() -> None:
+    with serving() as running:
+        for message in (ENTRY, ENTRY, EXIT, EXIT):
+            send(running, message)
+        assert [(found.kind, found.signal_id) for found in running.ledger().incidents] == [
+            ("entry_accepted_twice", "entry-1")
+        ]
+
+
+def raced(seed: int) -> tuple[list[str], int]:
+    """An entry and, fifteen seconds later, its exit: what happened, in order, and what is left."""
+    with serving(clock="request", race_s=(0.0, 60.0), seed=seed) as running:
+        send(running, ENTRY)
+        send(running, EXIT | {"time": "2024-05-01T15:00:15Z"})
+        assert running.ledger().signals["entry-1"].accepted == 1
+        control(running, "price", {"ticker": "MNQM2024", "price": 1, "time": "2024-05-01T15:02:00Z"})
+        ledger = running.ledger()
+    assert ledger.pending == ()
+    return [f"{fill.purpose} {fill.quantity}" for fill in ledger.fills] + [
+        found.kind for found in ledger.incidents
+    ], ledger.positions.get("MESM2024", 0)
+
+
+def test_in_a_race_signals_overtake_each_other_and_equal_seeds_race_equally() -> None:
+    ends = {seed: raced(seed) for seed in range(6)}
+    assert {tuple(happened) for happened, _ in ends.values()} == {
+        ("entry 2", "exit -2"),
+        ("entry 2", "entry_after_exit"),
+    }
+    assert {position for _, position in ends.values()} == {0, 2}
+    assert raced(3) == ends[3]
+
+
+# ------------------------------------------------------------------------------------------------------- state
+
+
+def test_positions_orders_and_limits_survive_a_restart(tmp_path: Path) -> None:
+    state = tmp_path / "paper.json"
+    options: dict[str, object] = {"clock": "request", "state": state, "per_minute": 3, "race_s": (0.0, 0.0)}
+    with serving(**options) as running:
+        send(running, ENTRY | BRACKET)
+        send(running, ENTRY | {"ticker": "MNQM2024", "orderType": "limit", "limitPrice": 17_000, "cancelAfter": 60})
+        before = running.ledger()
+    with serving(**options) as running:
+        assert running.ledger() == before
+        assert send(running, EXIT | {"time": ENTRY["time"], "cancel": True})[0] == 200
+        assert send(running, EXIT | {"time": ENTRY["time"]})[0] == 429
+        after = running.ledger()
+    assert after.positions == {}
+    with serving(**options) as running:
+        assert running.ledger() == after
+    assert list(tmp_path.iterdir()) == [state]
+
+
+def test_what_waits_for_its_execution_is_executed_after_a_restart(tmp_path: Path) -> None:
+    state = tmp_path / "paper.json"
+    with serving(clock="request", state=state, race_s=(10.0, 20.0)) as running:
+        send(running, ENTRY)
+        assert running.ledger().pending == ("entry-1",)
+    with serving(clock="request", state=state) as running:
+        send(running, EXIT)
+        assert [fill.signal_id for fill in running.ledger().fills] == ["entry-1", "exit-1"]
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"clock":"system","version":2}', '{"clock":"request"}'])
+def test_a_state_file_that_is_not_ours_is_refused_and_left_alone(text: str, tmp_path: Path) -> None:
+    state = tmp_path / "paper.json"
+    state.write_text(text)
+    with pytest.raises(OperatorError, match="--state"):
+        LocalTradersPost(state=state)
+    assert state.read_text() == text
+
+
+def test_a_state_file_that_cannot_be_written_is_refused_at_the_start(tmp_path: Path) -> None:
+    running = LocalTradersPostThread(LocalTradersPost(state=tmp_path / "absent" / "paper.json"))
+    with pytest.raises(OperatorError, match="No such file"):
+        running.start()
+
+
 # --------------------------------------------------------------------------------------------- running it
 
 
@@ -447,21 +665,12 @@ def test_a_port_in_use_is_the_operators_to_mend() -> None:
         assert send(running, ENTRY)[0] == 200
 
 
-PROGRAM = "from adapters.traderspost.local_server import run_traderspost; run_traderspost(0{})"
-
-
-@pytest.mark.parametrize(
-    ("number", "arguments", "path"),
-    [
-        (signal.SIGTERM, "", "/trading/webhook/demo/demo"),
-        (signal.SIGINT, ', uuid="u", password="hunter22", faults="hang@2"', "/trading/webhook/u/hunter22"),
-    ],
-)
-def test_the_process_says_its_address_first_and_ends_on_a_signal(
-    number: signal.Signals, arguments: str, path: str
-) -> None:
+def test_the_command_says_its_address_first_and_its_path_nowhere(tmp_path: Path) -> None:
+    state = tmp_path / "paper.json"
+    options = ["--uuid", "u", "--password", "hunter22", "--faults", "hang@9", "--state", str(state), "--adds"]
+    path = "/trading/webhook/u/hunter22"
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM.format(arguments)],
+        [sys.executable, "-m", "actors.main", "--log-level", "debug", "traderspost", *options],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -472,13 +681,16 @@ def test_the_process_says_its_address_first_and_ends_on_a_signal(
             address = process.stdout.readline().removesuffix("\n")
             assert address.startswith("127.0.0.1:")
             assert address.split(":")[1].isdecimal()
-            assert call(address, "POST", path, json.dumps(ENTRY))[0] == 200
+            assert [call(address, "POST", path, json.dumps(ENTRY))[0] for _ in range(2)] == [200, 200]
             assert call(address, "POST", "/trading/webhook/other/other", json.dumps(ENTRY))[0] == 404
-            process.send_signal(number)
+            account = json.loads(call(address, "GET", "/__paper/ledger")[2])["accounts"]["MESM2024"]
+            # The dollars per point are the contract map's.
+            assert (account["quantity"], account["open_usd"]) == (4, "0.00")
+            process.send_signal(signal.SIGINT)
             rest, errors = process.communicate(timeout=10)
         finally:
             process.kill()
     assert process.returncode == 0
     assert rest == ""
-    assert "hunter22" not in errors
+    assert "hunter22" not in errors + state.read_text()
     assert "Traceback" not in errors
