@@ -57,7 +57,7 @@ class _Group(click.Group):
 
 
 def _fail(message: str, exit_code: int) -> NoReturn:
-    from adapters.log import redact
+    from adapters.secret import redact
 
     click.echo(f"error: {redact(message)}", err=True)
     sys.exit(exit_code)
@@ -93,6 +93,21 @@ def live(log_level: str, /, **options: Any) -> None:
     from actors.wiring.live import LiveRequest, live_command
 
     sys.exit(live_command(LiveRequest(log_level=log_level, **options)))
+
+
+@cli.command("golive-test")
+@click.argument("contract")
+@click.option("--config", type=click.Path(path_type=Path), help="Default: as for live.")
+@click.option("--overlay", type=click.Path(path_type=Path), multiple=True)
+@click.option("--price", required=True, help="The contract's last price: some brokers need it with the order.")
+@click.option("--i-know-this-sends-an-order", is_flag=True, help="Without it: show the messages, send nothing.")
+@click.option("--yes", metavar="CONTRACT", help="The contract once more, instead of typing it.")
+@click.pass_obj
+def golive_test(log_level: str, /, **options: Any) -> None:
+    """Buy one CONTRACT (MESM4) in TradersPost's paper account, and sell it again."""
+    from actors.wiring.golive import GoliveRequest, golive_command
+
+    sys.exit(golive_command(GoliveRequest(log_level=log_level, **options)))
 
 
 # ---------------------------------------------------------------- replay

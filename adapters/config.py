@@ -1,12 +1,14 @@
 """The configuration of a live or paper session: one YAML file, overlays, the environment.
 
 Maps merge key by key, lists and values replace; every value remembers where it came from
-(`config show --sources`). Secrets come from the environment only and are refused in a file.
-What could lose money has no default: `account` must be written, `mode` is paper unless it says live.
+(`config show --sources`). Secrets come from elsewhere (`adapters.secret`) and are refused in these files.
+What could lose money has no default: `account` must be written, `mode` is paper unless it says live, and
+`mode: live` starts only with its limits and the operator's confirmation written out.
 """
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import os
@@ -20,8 +22,24 @@ from urllib.parse import urlsplit
 import attrs
 
 from adapters.contract_map import ContractMap, load_contract_map
-from adapters.secret import KEY_VARIABLE, REDACTED, WEBHOOK_VARIABLE, Secret, refuse_secrets, secret_from
-from adapters.settings import FeedSettings, read_feed, read_risk, read_strategy
+from adapters.secret import (
+    ALERT_VARIABLE,
+    KEY_VARIABLE,
+    REDACTED,
+    WEBHOOK_VARIABLE,
+    Secret,
+    refuse_secrets,
+    secret_from,
+)
+from adapters.settings import (
+    CHECKLIST_VALID,
+    FeedSettings,
+    GoLive,
+    read_feed,
+    read_golive,
+    read_risk,
+    read_strategy,
+)
 from adapters.yaml_source import (
     YamlList,
     YamlMap,
@@ -62,7 +80,19 @@ _TOP_KEYS = (
     "execution",
     "strategy",
     "risk",
+    "golive",
 )
+_LIVE_NEEDS = {
+    "risk.max_positions": "roots held at the same time",
+    "risk.max_contracts": "contracts held at the same time",
+    "risk.max_margin_usd": "initial margin of all of them, US dollars",
+    "risk.daily_loss_usd": "the session's loss that ends its entries, US dollars",
+    "risk.stale_flatten_s": "seconds without a live feed after which positions are closed",
+    "risk.safestop_policy": "hold or flatten: positions when the process ends itself",
+    "golive.checklist": "the day you went through the checklist of docs/go-live.md, YYYY-MM-DD",
+    "golive.account": "the account it was for: the label under `account:`",
+}
+"""What `mode: live` wants written in a file: a default is nobody's decision."""
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]|0\.0\.0\.0")
 
 Mode = Literal["paper", "live"]
@@ -84,8 +114,10 @@ class Config:
     strategy: StrategySettings
     risk: RiskSettings
     roots: tuple[TradedRoot, ...]
+    golive: GoLive = GoLive()
     databento_key: Secret | None = None
     webhook_url: Secret | None = None
+    alert_url: Secret | None = None
     is_demo: bool = False
 
 
@@ -113,11 +145,16 @@ def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) ->
     )
 
 
-def load_config(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]) -> LoadedConfig:
+def load_config(
+    path: Path, overlays: Sequence[Path], environ: Mapping[str, str], *, today: dt.date | None = None
+) -> LoadedConfig:
     """The configuration in `path` under `overlays`, the last one on top (YAML or JSON each).
 
-    Relative paths belong to the file that names them. Raises OperatorError (exit 78) with file:line:column.
+    Relative paths belong to the file that names them; `today` judges the age of a confirmation.
+    Raises OperatorError (exit 78) with file:line:column.
     """
+    # Before anything is read that an error could quote.
+    key, webhook, alert = (secret_from(environ, name) for name in (KEY_VARIABLE, WEBHOOK_VARIABLE, ALERT_VARIABLE))
     document = _read_checked(path)
     for overlay in overlays:
         document = merge(document, _read_checked(overlay))
@@ -141,10 +178,12 @@ def load_config(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
         strategy=_strategy(_section(document, "strategy"), mode),
         risk=read_risk(_section(document, "risk")),
         roots=_chosen_roots(document, contract_map),
-        databento_key=secret_from(environ, KEY_VARIABLE),
-        webhook_url=secret_from(environ, WEBHOOK_VARIABLE),
+        golive=read_golive(_section(document, "golive")),
+        databento_key=key,
+        webhook_url=webhook,
+        alert_url=alert,
     )
-    _check_start(config, document)
+    _check_start(config, document, today or _latest_date())
     return LoadedConfig(config=config, sources=dict(_sources(document)))
 
 
@@ -203,12 +242,17 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "models_dir": config.models_dir,
         "clock": config.clock,
     }
-    for section in ("feed", "strategy", "risk"):
+    for section in ("feed", "strategy", "risk", "golive"):
         for key, value in attrs.asdict(getattr(config, section)).items():
             values[f"{section}.{key}"] = value
     rows = [(key, _shown(value), loaded.sources.get(key, "default")) for key, value in values.items()]
-    for name, secret in ((KEY_VARIABLE, config.databento_key), (WEBHOOK_VARIABLE, config.webhook_url)):
-        rows.append((name, "(not set)" if secret is None else REDACTED, "environment"))
+    secrets = {
+        KEY_VARIABLE: config.databento_key,
+        WEBHOOK_VARIABLE: config.webhook_url,
+        ALERT_VARIABLE: config.alert_url,
+    }
+    for name, secret in secrets.items():
+        rows.append((name, "(not set)", "default") if secret is None else (name, REDACTED, secret.source))
     return rows
 
 
@@ -293,30 +337,109 @@ def _check_execution(document: YamlMap) -> None:
         raise OperatorError(f"unknown key 'execution.{key}'", where=str(key_at), fix=why)
 
 
-def _check_start(config: Config, document: YamlMap) -> None:
+def _check_start(config: Config, document: YamlMap, today: dt.date) -> None:
     """What no single value can tell: combinations that must not start."""
-    if config.feed.gateway is None and config.databento_key is None:
+    _check_sizes(config, document)
+    if config.mode == "live":
+        _check_live(config, document, today)
+    elif config.feed.gateway is None and config.databento_key is None:
         raise OperatorError(
             "not set, and without feed.gateway the market comes from Databento",
             where=KEY_VARIABLE,
             fix=f"set {KEY_VARIABLE}, or name a local gateway under `feed:`",
         )
-    if config.mode != "live":
-        return
+    if config.golive.account not in (None, config.account):
+        refuse(
+            _written(document, "golive.account"),
+            f"the confirmation is for {config.golive.account!r}, and this account is {config.account!r}",
+            fix="go through the checklist of docs/go-live.md for this account, and write its label and the day",
+        )
+
+
+def _check_sizes(config: Config, document: YamlMap) -> None:
+    """A root whose one order is beyond a limit would be refused all day: that is a mistake, not a limit."""
+    risk = config.risk
+    for root in config.roots:
+        if root.is_reference:
+            continue
+        margin = root.quantity * (root.order_spec.initial_margin_usd or 0)
+        for key, size, what in (
+            ("max_contracts_per_root", root.quantity, "contracts"),
+            ("max_contracts", root.quantity, "contracts"),
+            ("max_margin_usd", margin, "US dollars of margin"),
+        ):
+            limit = getattr(risk, key)
+            if limit is not None and size > limit:
+                refuse(
+                    _written(document, f"risk.{key}"),
+                    f"one order of {root.root} is {size} {what}, more than risk.{key} {limit}",
+                    fix=f"lower `size` of {root.root} in {config.contract_map}, raise the limit, "
+                    f"or leave {root.root} out of `symbols`",
+                )
+
+
+def _check_live(config: Config, document: YamlMap, today: dt.date) -> None:
+    """What must be there, and right, before an order can cost money."""
     if config.clock == "feed":
         refuse(document.entries["clock"], "mode: live runs on the system's clock", fix="write `clock: system`")
     if _is_loopback(config.feed.gateway):
-        gateway = as_map(document.entries["feed"]).entries["gateway"]
         refuse(
-            gateway,
+            _written(document, "feed.gateway"),
             "mode: live must not trade what a local gateway plays",
             fix="remove feed.gateway, or write mode: paper",
         )
+    lacking = [f"{key} ({what})" for key, what in _LIVE_NEEDS.items() if _find(document, key) is None]
     for name, secret in ((KEY_VARIABLE, config.databento_key), (WEBHOOK_VARIABLE, config.webhook_url)):
         if secret is None:
-            raise OperatorError(
-                "not set, and mode: live needs it", where=name, fix=f"set {name}, or write `mode: paper`"
-            )
+            lacking.append(f"{name} (a secret: environment, {name}_FILE or systemd credential)")
+    if lacking:
+        refuse(
+            document.entries["mode"],
+            "live needs what is not written:" + "".join(f"\n    {each}" for each in lacking),
+            fix="write each (Data/live.example.yml shows how, docs/go-live.md what to choose), or write `mode: paper`",
+        )
+    _check_margins(config, document)
+    assert config.golive.checklist is not None  # it does not lack
+    _check_age(config.golive.checklist, _written(document, "golive.checklist"), today)
+
+
+def _check_margins(config: Config, document: YamlMap) -> None:
+    unknown = [r.root for r in config.roots if not r.is_reference and not r.order_spec.initial_margin_usd]
+    if unknown:
+        refuse(
+            _written(document, "risk.max_margin_usd"),
+            f"the contract map has no initial_margin_usd of {', '.join(unknown)}",
+            fix=f"write the broker's margin per contract into {config.contract_map}: "
+            "`spec: {initial_margin_usd: 2500}` (`order_spec` where another product is ordered)",
+        )
+
+
+def _check_age(confirmed: dt.date, value: YamlValue, today: dt.date) -> None:
+    if confirmed > today:
+        refuse(value, f"{confirmed} is in the future", fix="write the day on which you went through the checklist")
+    if today - confirmed > CHECKLIST_VALID:
+        refuse(
+            value,
+            f"{confirmed} is {(today - confirmed).days} days ago, {CHECKLIST_VALID.days} at most",
+            fix="go through the checklist of docs/go-live.md again, and write the day",
+        )
+
+
+def _latest_date() -> dt.date:
+    """Today where it is latest: a date written anywhere is not in the future."""
+    return (dt.datetime.now(dt.UTC) + dt.timedelta(hours=14)).date()
+
+
+def _find(document: YamlMap, key: str) -> YamlValue | None:
+    """The value of a dotted key, when a file states it."""
+    name, _, rest = key.partition(".")
+    value = document.get(name)
+    return value if not rest or value is None else _find(as_map(value), rest)
+
+
+def _written(document: YamlMap, key: str) -> YamlValue:
+    """The value of a dotted key for a message; the document when it is a default."""
+    return _find(document, key) or document
 
 
 def _is_loopback(host: str | None) -> bool:

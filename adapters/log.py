@@ -11,21 +11,17 @@ envelope: `structlog.contextvars.bound_contextvars(seq=...)` or `log.info("...",
 from __future__ import annotations
 
 import logging
-import re
 import sys
-from collections.abc import MutableMapping, Sequence
+import threading
+import traceback
+from collections.abc import MutableMapping
+from types import TracebackType
 from typing import Any, TextIO
-from urllib.parse import quote, unquote, urlsplit
 
-from adapters.secret import REDACTED, Secret
+from adapters.secret import redact
 from domain.errors import OperatorError
 
 LEVELS = ("debug", "info", "warning", "error")
-
-# Not past a backslash, which a URL's path cannot hold: in a finished JSON line it escapes what follows.
-_WEBHOOK_PATH = re.compile(r"(?i)/trading/webhook/[^\s\"'<>\\]*")
-_SHORTEST_PART = 6
-"""Anything below this length is a word or a test's key; redacting it would eat ordinary text."""
 
 EventDict = MutableMapping[str, Any]
 
@@ -37,13 +33,12 @@ class _State:
     """What is known to the whole process; logging has one process-wide configuration by nature."""
 
     session: str | None = None
-    secrets: tuple[str, ...] = ()
 
 
-def configure_logging(level: str, *, stream: TextIO, secrets: Sequence[Secret] = ()) -> None:
+def configure_logging(level: str, *, stream: TextIO) -> None:
     """Log to `stream` from `level` (debug, info, warning, error) on. A second call replaces the first.
 
-    `secrets` are registered as by `register_secret`. Raises OperatorError for an unknown level.
+    Raises OperatorError for an unknown level.
     """
     import structlog
 
@@ -51,8 +46,6 @@ def configure_logging(level: str, *, stream: TextIO, secrets: Sequence[Secret] =
         raise OperatorError(
             f"unknown log level {level!r}", where="--log-level", fix=f"one of: {', '.join(LEVELS)}", exit_code=2
         )
-    for secret in secrets:
-        register_secret(secret)
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -100,22 +93,25 @@ def set_log_session(session: str | None) -> None:
     _State.session = session
 
 
-def register_secret(secret: Secret) -> None:
-    """Keep `secret`, its percent-encoded forms and, for a URL, its path's long parts out of every line."""
-    text = secret.reveal()
-    path = urlsplit(text).path.split("/") if "://" in text else []
-    parts = [part for part in path if part not in ("trading", "webhook")]
-    forms = {form for part in (text, *parts) for form in (part, quote(part), quote(part, safe=""), unquote(part))}
-    forms = {form for form in forms if len(form) >= _SHORTEST_PART}
-    # Longest first, so that a form that holds another one is replaced whole.
-    _State.secrets = tuple(sorted({*_State.secrets, *forms}, key=lambda form: (-len(form), form)))
+def redact_tracebacks() -> None:
+    """Take secrets out of the tracebacks that Python itself prints: a library's exception may hold a URL."""
+
+    def of_the_program(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
+        _print_redacted("", error)
+
+    def of_a_thread(died: threading.ExceptHookArgs) -> None:
+        name = died.thread.name if died.thread is not None else "?"
+        _print_redacted(f"Exception in thread {name}:\n", died.exc_value)
+
+    def of_a_finalizer(ignored: sys.UnraisableHookArgs) -> None:
+        _print_redacted(f"{ignored.err_msg or 'Exception ignored'}:\n", ignored.exc_value)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = of_the_program, of_a_thread, of_a_finalizer
 
 
-def redact(text: str) -> str:
-    """`text` without registered secrets and without any webhook's path."""
-    for secret in _State.secrets:
-        text = text.replace(secret, REDACTED)
-    return _WEBHOOK_PATH.sub(f"/trading/webhook/{REDACTED}", text)
+def _print_redacted(title: str, error: BaseException | None) -> None:
+    if error is not None and not isinstance(error, SystemExit):
+        print(redact(title + "".join(traceback.format_exception(error))), end="", file=sys.stderr)
 
 
 # --------------------------------------------------------------- processors

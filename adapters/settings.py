@@ -1,4 +1,4 @@
-"""The `feed`, `strategy` and `risk` sections of a configuration, read into typed settings.
+"""The `feed`, `strategy`, `risk` and `golive` sections of a configuration, read into typed settings.
 
 One line per field: the key in YAML is the field's name, its reader says what is accepted.
 Fields that a file leaves out keep the domain's defaults, which are the safe ones.
@@ -6,6 +6,7 @@ Fields that a file leaves out keep the domain's defaults, which are the safe one
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
@@ -39,8 +40,21 @@ def _whole(low: int, high: int) -> Reader:
 
 
 def _percent(value: YamlValue) -> Decimal:
-    """Above 0: a stop of 0 % would close every position on its first bar."""
+    """Above 0: a stop of 0 % would close every position on its first bar, a band of 0 % refuse every entry."""
     return as_decimal(value, low=Decimal("0.001"), high=Decimal(100))
+
+
+def _usd(value: YamlValue) -> Decimal:
+    """An amount above zero: a loss is written without a sign."""
+    return as_decimal(value, low=Decimal(1), high=Decimal(1_000_000_000))
+
+
+def _date(value: YamlValue) -> dt.date:
+    text = as_text(value)
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        refuse(value, f"{text!r} is not a date", fix="write YYYY-MM-DD")
 
 
 def _ibs(value: YamlValue) -> float:
@@ -88,9 +102,25 @@ STRATEGY_READERS: Mapping[str, Reader] = {
 }
 RISK_READERS: Mapping[str, Reader] = {
     "max_positions": _whole(1, 100),
+    "max_contracts": _whole(1, 1_000),
+    "max_contracts_per_root": _whole(1, 1_000),
+    "max_margin_usd": _usd,
+    "daily_loss_usd": _usd,
+    "daily_loss_action": partial(as_choice, choices=("flatten", "block")),
+    "max_entries_per_hour": _whole(1, 450),  # the most that TradersPost is ever sent
+    "price_band_pct": _percent,
+    "last_minutes": _whole(0, 240),
     "entry_freshness_s": _whole(1, 3_600),
     "entry_time_limit_s": _whole(1, 900),
+    "unknown_policy": partial(as_choice, choices=("flat", "hold")),
+    "unknown_flat_after_s": _whole(15, 3_600),  # TradersPost keeps no order among signals closer than that
+    "stale_flatten_s": _whole(30, 86_400),  # a reconnection takes up to half a minute
+    "safestop_policy": partial(as_choice, choices=("hold", "flatten")),
+    "reconcile_within_days": _whole(1, 30),
 }
+GOLIVE_READERS: Mapping[str, Reader] = {"checklist": _date, "account": as_text, "paper_account": as_flag}
+CHECKLIST_VALID = dt.timedelta(days=90)
+"""Settings of TradersPost are changed by hand, and no API shows them: they are looked at again after this time."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,6 +130,23 @@ class FeedSettings:
     gateway: str | None = None
     port: int | None = None
     heartbeat_interval_s: int = 10
+
+
+@attrs.frozen(kw_only=True)
+class GoLive:
+    """What the operator has confirmed about TradersPost (docs/go-live.md); nothing here decides anything."""
+
+    checklist: dt.date | None = None
+    """The day on which every line of the checklist was looked at."""
+    account: str | None = None
+    """The account it was looked at for, by the same label as the configuration's."""
+    paper_account: bool = False
+    """The webhook belongs to a paper account at TradersPost: `golive-test` may send to it in `mode: live`."""
+
+    @property
+    def valid_until(self) -> dt.date | None:
+        """The last day on which `mode: live` starts with this confirmation."""
+        return self.checklist and self.checklist + CHECKLIST_VALID
 
 
 def read_strategy(section: YamlMap) -> StrategySettings:
@@ -119,6 +166,11 @@ def read_strategy(section: YamlMap) -> StrategySettings:
 def read_risk(section: YamlMap) -> RiskSettings:
     """The account's limits. Raises OperatorError with file:line:column."""
     return RiskSettings(**_read(section, RISK_READERS))
+
+
+def read_golive(section: YamlMap) -> GoLive:
+    """The operator's confirmation. Raises OperatorError with file:line:column."""
+    return GoLive(**_read(section, GOLIVE_READERS))
 
 
 def read_feed(section: YamlMap) -> FeedSettings:

@@ -33,7 +33,7 @@ from adapters.config import (
     find_config,
     load_config,
 )
-from adapters.log import configure_logging, register_secret, set_log_session
+from adapters.log import configure_logging, redact_tracebacks, set_log_session
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
 from domain.errors import OperatorError
@@ -64,13 +64,13 @@ class LiveRequest:
 
 def live_command(request: LiveRequest) -> int:
     """Run `live`; the exit code."""
+    redact_tracebacks()
     configure_logging(request.log_level, stream=sys.stderr)
     faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
     until_ns = None if request.until is None else parse_time(request.until, where="--until")
     config = _config_of(request)
-    for secret in (config.databento_key, config.webhook_url):
-        if secret is not None:
-            register_secret(secret)
+    if config.mode == "live":
+        log.info("checklist of TradersPost's settings", valid_until=str(config.golive.valid_until))
     models = LoadedModels(bundles={}, records=())
     if config.strategy.veto:
         models = load_models(config.roots, config.models_dir, for_money=config.mode == "live")

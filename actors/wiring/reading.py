@@ -17,6 +17,7 @@ from actors.report import RunningProgram, SegmentReplay, replay_report, replay_w
 from actors.veto_models import find_models
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts
 from adapters.config import describe, find_config, load_config
+from adapters.log import redact_tracebacks
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile, segments_of
 from domain.errors import JournalBroken, JournalUnreadable
@@ -47,6 +48,7 @@ def naming(file: Path) -> Iterator[None]:
 
 def describe_config(path: Path | None, overlays: tuple[Path, ...]) -> list[tuple[str, str, str]]:
     """(key, value, source) of the configuration that `live` would use."""
+    redact_tracebacks()
     found = find_config(path, os.environ, Path.cwd())
     return describe(load_config(found, overlays, os.environ))
 

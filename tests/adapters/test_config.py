@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import json
 import pickle
 import re
@@ -22,7 +23,7 @@ from adapters.config import (
     load_config,
 )
 from adapters.secret import Secret
-from adapters.settings import RISK_READERS, STRATEGY_READERS, FeedSettings
+from adapters.settings import GOLIVE_READERS, RISK_READERS, STRATEGY_READERS, FeedSettings, GoLive
 from domain.errors import OperatorError
 from domain.ibs import StrategySettings
 from domain.risk import RiskSettings
@@ -33,15 +34,33 @@ KEY = "db-" + CANARY.replace("-", "") + "0123456789abcdef"
 URL = f"https://webhooks.traderspost.io/trading/webhook/11111111-2222/{CANARY}"
 ENVIRON = {"DATABENTO_API_KEY": KEY, "TRADERSPOST_WEBHOOK_URL": URL}
 MINIMAL = "account: test\n"
+TODAY = dt.date(2026, 11, 20)
+LIVE = """\
+account: test
+mode: live
+symbols: [ES]
+contract_map: margins.yml
+risk:
+  max_positions: 2
+  max_contracts: 4
+  max_margin_usd: 10000
+  daily_loss_usd: 500
+  stale_flatten_s: 300
+  safestop_policy: flatten
+golive: {checklist: 2026-11-01, account: test}
+"""
+"""All that `mode: live` wants to be written."""
+MARGINS = "contracts: [{symbol: ES, spec: {initial_margin_usd: 2500}}, {symbol: GC}]\n"
 
 
 def load(tmp_path: Path, text: str, *overlays: str, environ: dict[str, str] | None = None) -> LoadedConfig:
     paths = []
+    (tmp_path / "margins.yml").write_text(MARGINS)
     for i, content in enumerate((text, *overlays)):
         path = tmp_path / f"{i}.yml"
         path.write_text(content)
         paths.append(path)
-    return load_config(paths[0], paths[1:], ENVIRON if environ is None else environ)
+    return load_config(paths[0], paths[1:], ENVIRON if environ is None else environ, today=TODAY)
 
 
 def refusal(tmp_path: Path, text: str, *overlays: str, environ: dict[str, str] | None = None) -> OperatorError:
@@ -85,19 +104,20 @@ def test_the_example_loads_where_it_stands_and_copied_and_states_only_defaults(t
 def test_the_example_documents_every_key(tmp_path: Path) -> None:
     text = (DATA / "live.example.yml").read_text()
     described = {key for key, _, _ in describe(load(tmp_path, MINIMAL))}
-    uncommented = re.sub(r"(?m)^(\s*)# (contract_map|models_dir|gateway|port):", r"\1\2:", text)
+    commented = "contract_map|models_dir|gateway|port|max_margin_usd|daily_loss_usd|stale_flatten_s|golive"
+    uncommented = re.sub(rf"(?m)^(\s*)# ({commented}):", r"\1\2:", text)
     uncommented = uncommented.replace("Data/Databento", f"{DATA}/Databento")
     loaded = load(tmp_path, uncommented)
     assert (loaded.config.feed.gateway, loaded.config.feed.port) == ("127.0.0.1", 13000)
-    stated = set(loaded.sources) | {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL"}
-    assert described <= stated
-    for variable in ("DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL"):
-        assert variable in text
+    variables = {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL", "ROONEY_ALERT_URL"}
+    assert described == set(loaded.sources) - {"strategy.entry_windows[0]", "strategy.entry_windows[1]"} | variables
+    assert all(variable in text for variable in variables)
 
 
 def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
     assert set(STRATEGY_READERS) == {field.name for field in attrs.fields(StrategySettings)}
     assert set(RISK_READERS) == {field.name for field in attrs.fields(RiskSettings)}
+    assert set(GOLIVE_READERS) == {field.name for field in attrs.fields(GoLive)}
 
 
 CHANGED = {
@@ -123,6 +143,27 @@ def test_each_strategy_key_reaches_its_field_and_changes_the_digest(tmp_path: Pa
     assert type(getattr(loaded.config.strategy, key)) is type(getattr(StrategySettings(), key))
     assert loaded.sources[f"strategy.{key}"] == f"{tmp_path}/0.yml:3:{5 + len(key)}"
     assert config_digest(loaded.config) != config_digest(plain.config)
+
+
+RISKS = {
+    "max_positions": ("2", 2), "max_contracts": ("5", 5), "max_contracts_per_root": ("2", 2),
+    "max_margin_usd": ("10000", Decimal(10_000)), "daily_loss_usd": ("500.5", Decimal("500.5")),
+    "daily_loss_action": ("block", "block"), "max_entries_per_hour": ("6", 6),
+    "price_band_pct": ("0.5", Decimal("0.5")), "last_minutes": ("0", 0), "entry_freshness_s": ("30", 30),
+    "entry_time_limit_s": ("20", 20),
+    "unknown_policy": ("hold", "hold"), "unknown_flat_after_s": ("90", 90), "stale_flatten_s": ("300", 300),
+    "safestop_policy": ("flatten", "flatten"), "reconcile_within_days": ("1", 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", sorted(RISK_READERS))
+def test_each_risk_key_reaches_its_field_and_changes_the_digest(tmp_path: Path, key: str) -> None:
+    text, expected = RISKS[key]
+    loaded = load(tmp_path, f"{MINIMAL}risk:\n  {key}: {text}\n")
+    assert loaded.config.risk == attrs.evolve(RiskSettings(), **{key: expected})
+    rows = {row[0]: row[1:] for row in describe(loaded)}
+    assert rows[f"risk.{key}"] == (str(expected), f"{tmp_path}/0.yml:3:{5 + len(key)}")
+    assert config_digest(loaded.config) != config_digest(load(tmp_path, MINIMAL).config)
 
 
 def test_minutes_cannot_decide_with_the_veto(tmp_path: Path) -> None:
@@ -217,6 +258,22 @@ REFUSED = [
     ("account: test\nstrategy: {exit_after_bars: 1.5}\n", "2:29", "expected a whole number, got '1.5'", "1 to"),
     ("account: test\nrisk: {max_position: 4}\n", "2:8", "unknown key 'risk.max_position'", "'max_positions'"),
     ("account: test\nrisk: {max_positions: 0}\n", "2:23", "0 is out of range", "1 to"),
+    ("account: test\nrisk: {max_contracts: 1.5}\n", "2:23", "expected a whole number, got '1.5'", "1 to 1000"),
+    ("account: test\nrisk: {daily_loss_usd: -500}\n", "2:24", "-500 is out of range", "1 to"),
+    ("account: test\nrisk: {daily_loss_usd: $500}\n", "2:24", "expected a number, got '$500'", "1 to"),
+    ("account: test\nrisk: {daily_loss_usd:}\n", "2:23", "expected a number, got nothing", "1 to"),
+    ("account: test\nrisk: {daily_loss_action: flat}\n", "2:27", "expected flatten or block", "'flatten'"),
+    ("account: test\nrisk: {max_entries_per_hour: 451}\n", "2:30", "451 is out of range", "1 to 450"),
+    ("account: test\nrisk: {price_band_pct: 0}\n", "2:24", "0 is out of range", "0.001"),
+    ("account: test\nrisk: {unknown_policy: flatten}\n", "2:24", "expected flat or hold", "'flat'"),
+    ("account: test\nrisk: {unknown_flat_after_s: 5}\n", "2:30", "5 is out of range", "15 to"),
+    ("account: test\nrisk: {stale_flatten_s: 10}\n", "2:25", "10 is out of range", "30 to"),
+    ("account: test\nrisk: {safestop_policy: off}\n", "2:25", "unquoted off is a boolean", "false"),
+    ("account: test\nrisk: {reconcile_within_days: 0}\n", "2:31", "0 is out of range", "1 to 30"),
+    ("account: test\ngolive: {checklist: yesterday}\n", "2:21", "'yesterday' is not a date", "YYYY-MM-DD"),
+    ("account: test\ngolive: {checklist: 2026-13-01}\n", "2:21", "'2026-13-01' is not a date", "YYYY-MM-DD"),
+    ("account: test\ngolive: {account: tost}\n", "2:19", "is for 'tost', and this account is 'test'", "this account"),
+    ("account: test\ngolive: {checked: 2026-11-01}\n", "2:10", "unknown key 'golive.checked'", "'checklist'"),
     ("account: test\nmode: live\nclock: feed\n", "3:8", "system's clock", "clock: system"),
     ("account: test\nmode: live\nfeed: {gateway: 127.0.0.1, port: 1}\n", "3:17", "local gateway", "mode: paper"),
     ("account: test\nexecution: {retries: 3}\n", "2:13", "unknown key 'execution.retries'", "TRADERSPOST_WEBHOOK_URL"),
@@ -245,31 +302,122 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert caught.value.where == str(tmp_path / "absent.yml")
 
 
+@pytest.mark.parametrize("environ", [{}, {"DATABENTO_API_KEY": " "}])
+def test_without_a_local_gateway_the_key_is_needed(tmp_path: Path, environ: dict[str, str]) -> None:
+    assert refusal(tmp_path, MINIMAL, environ=environ).where == "DATABENTO_API_KEY"
+
+
+def test_paper_on_a_local_gateway_needs_no_secret(tmp_path: Path) -> None:
+    paper = load(tmp_path, MINIMAL + "clock: feed\nfeed: {gateway: 127.0.0.1, port: 5}\n", environ={}).config
+    assert (paper.databento_key, paper.webhook_url, paper.alert_url) == (None, None, None)
+
+
+# -------------------------------------------------------------------- sizes
+
+
 @pytest.mark.parametrize(
-    ("environ", "text", "where"),
+    ("size", "risk", "where", "what"),
     [
-        ({}, MINIMAL, "DATABENTO_API_KEY"),
-        ({"DATABENTO_API_KEY": " "}, MINIMAL, "DATABENTO_API_KEY"),
-        ({"DATABENTO_API_KEY": KEY}, MINIMAL + "mode: live\n", "TRADERSPOST_WEBHOOK_URL"),
-        ({"TRADERSPOST_WEBHOOK_URL": URL}, MINIMAL + "mode: live\n", "DATABENTO_API_KEY"),
-        (
-            {"TRADERSPOST_WEBHOOK_URL": URL},
-            MINIMAL + "mode: live\nfeed: {gateway: gate.example, port: 1}\n",
-            "DATABENTO_API_KEY",
-        ),
+        (11, "{}", "1:1", "one order of ES is 11 contracts, more than risk.max_contracts_per_root 10"),
+        (3, "{max_contracts_per_root: 2}", "4:32", "3 contracts, more than risk.max_contracts_per_root 2"),
+        (3, "{max_contracts: 2}", "4:23", "3 contracts, more than risk.max_contracts 2"),
+        (3, "{max_margin_usd: 7000}", "4:24", "7500 US dollars of margin, more than risk.max_margin_usd 7000"),
     ],
 )
-def test_a_missing_variable_is_named(tmp_path: Path, environ: dict[str, str], text: str, where: str) -> None:
-    assert refusal(tmp_path, text, environ=environ).where == where
+def test_a_root_whose_one_order_is_beyond_a_limit_is_refused(
+    tmp_path: Path, size: int, risk: str, where: str, what: str
+) -> None:
+    roots = f"{{symbol: ES, size: {size}, spec: {{initial_margin_usd: 2500}}}}, {{symbol: GC, size: 50}}"
+    (tmp_path / "sizes.yml").write_text(f"contracts: [{roots}]\n")
+    error = refusal(tmp_path, f"{MINIMAL}symbols: [ES]\ncontract_map: sizes.yml\nrisk: {risk}\n")
+    assert error.where == f"{tmp_path}/0.yml:{where}"
+    assert what in error.what
+    assert f"`size` of ES in {tmp_path}/sizes.yml" in error.fix
 
 
-def test_live_starts_with_both_secrets_and_paper_on_a_local_gateway_with_none(tmp_path: Path) -> None:
-    live = load(tmp_path, MINIMAL + "mode: live\n").config
+def test_a_limit_of_all_below_that_of_one_root_is_no_contradiction(tmp_path: Path) -> None:
+    assert (
+        load(tmp_path, MINIMAL + "risk: {max_contracts: 2, max_contracts_per_root: 5}\n").config.risk.max_contracts == 2
+    )
+
+
+# --------------------------------------------------------------------- live
+
+LIVE_KEYS = (
+    "risk.max_positions", "risk.max_contracts", "risk.max_margin_usd", "risk.daily_loss_usd", "risk.stale_flatten_s",
+    "risk.safestop_policy", "golive.checklist", "golive.account", "DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL",
+)  # fmt: skip
+
+
+def lacking(error: OperatorError) -> list[str]:
+    return re.findall(r"(?m)^    ([\w.]+) \(", error.what)
+
+
+def test_live_starts_when_everything_is_written(tmp_path: Path) -> None:
+    live = load(tmp_path, LIVE).config
+    assert (live.mode, live.golive) == ("live", GoLive(checklist=dt.date(2026, 11, 1), account="test"))
+    assert live.golive.valid_until == dt.date(2027, 1, 30)
     assert live.webhook_url is not None
     assert live.webhook_url.reveal() == URL
     assert live.databento_key == Secret(KEY, name="DATABENTO_API_KEY")
-    paper = load(tmp_path, MINIMAL + "clock: feed\nfeed: {gateway: 127.0.0.1, port: 5}\n", environ={}).config
-    assert (paper.databento_key, paper.webhook_url) == (None, None)
+
+
+def test_live_names_everything_that_is_missing_in_one_message(tmp_path: Path) -> None:
+    error = refusal(tmp_path, "account: test\nmode: live\nrisk: {max_positions: 1}\n")
+    assert lacking(error) == list(LIVE_KEYS[1:8])
+    everything = refusal(tmp_path, "account: test\nmode: live\n", environ={})
+    assert everything.where == f"{tmp_path}/0.yml:2:7"
+    assert lacking(everything) == list(LIVE_KEYS)
+    assert "Data/live.example.yml" in everything.fix
+    assert "docs/go-live.md" in everything.fix
+
+
+@pytest.mark.parametrize("key", LIVE_KEYS)
+def test_a_default_is_nobodys_decision_in_live(tmp_path: Path, key: str) -> None:
+    name = key.rpartition(".")[2]
+    text = re.sub(rf"(?m)^  {name}: .*\n|(?<={{){name}: [^,}}]*, |, {name}: [^,}}]*(?=}})", "", LIVE)
+    environ = {each: value for each, value in ENVIRON.items() if each != key}
+    assert (text != LIVE) != (environ != ENVIRON)
+    assert lacking(refusal(tmp_path, text, environ=environ)) == [key]
+
+
+def test_what_live_wants_may_stand_in_an_overlay(tmp_path: Path) -> None:
+    text = LIVE.replace("  daily_loss_usd: 500\n", "")
+    assert load(tmp_path, text, "risk: {daily_loss_usd: 300}\n").config.risk.daily_loss_usd == 300
+
+
+def test_a_margin_limit_without_margins_is_refused_in_live(tmp_path: Path) -> None:
+    text = LIVE.replace("symbols: [ES]\n", "")
+    error = refusal(tmp_path, text)
+    assert error.what == "risk.max_margin_usd: the contract map has no initial_margin_usd of GC"
+    assert error.where == f"{tmp_path}/0.yml:7:19"
+    assert f"{tmp_path}/margins.yml" in error.fix
+    assert load(tmp_path, text.replace("mode: live", "mode: paper")).config.risk.max_margin_usd == 10_000
+
+
+@pytest.mark.parametrize(
+    ("date", "what"),
+    [
+        ("2026-11-20", None),
+        ("2026-08-22", None),
+        ("2026-11-21", "2026-11-21 is in the future"),
+        ("2026-08-21", "2026-08-21 is 91 days ago, 90 at most"),
+    ],
+)
+def test_a_confirmation_is_of_the_last_90_days(tmp_path: Path, date: str, what: str | None) -> None:
+    text = LIVE.replace("2026-11-01", date)
+    if what is None:
+        load(tmp_path, text)
+        return
+    error = refusal(tmp_path, text)
+    assert what in error.what
+    assert error.where == f"{tmp_path}/0.yml:12:21"
+    load(tmp_path, text.replace("mode: live", "mode: paper"))
+
+
+def test_renewing_the_confirmation_goes_on_with_the_session(tmp_path: Path) -> None:
+    renewed = load(tmp_path, LIVE.replace("2026-11-01", "2026-11-19")).config
+    assert config_digest(renewed) == config_digest(load(tmp_path, LIVE).config)
 
 
 # ------------------------------------------------------------------ secrets
@@ -301,7 +449,7 @@ def test_an_execution_value_that_is_no_mapping_is_not_repeated(tmp_path: Path) -
 
 
 def test_no_text_form_of_a_configuration_holds_a_secret(tmp_path: Path) -> None:
-    loaded = load(tmp_path, MINIMAL)
+    loaded = load(tmp_path, MINIMAL, environ={**ENVIRON, "ROONEY_ALERT_URL": f"tgram://{CANARY}/1"})
     shown: list[Any] = [loaded, loaded.config, attrs.asdict(loaded), describe(loaded), f"{loaded.config.webhook_url}"]
     assert all(CANARY not in str(each) and CANARY not in repr(each) for each in shown)
     secret = loaded.config.webhook_url

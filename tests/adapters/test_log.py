@@ -14,8 +14,8 @@ from urllib.parse import quote
 import pytest
 import structlog
 
-from adapters import log
-from adapters.secret import Secret
+from adapters import log, secret
+from adapters.secret import Secret, register_secret
 from domain.errors import OperatorError
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def _logging_restored() -> Iterator[None]:
     logging.captureWarnings(False)
     structlog.reset_defaults()
     structlog.contextvars.clear_contextvars()
-    log._State.session, log._State.secrets = None, ()
+    log._State.session, secret._Registered.forms = None, ()
 
 
 def lines(stream: io.StringIO) -> list[dict[str, object]]:
@@ -146,7 +146,8 @@ def _say_everything() -> None:
 @pytest.mark.parametrize("stream_type", [io.StringIO, Terminal])
 def test_a_registered_secret_is_in_no_line(stream_type: type[io.StringIO], capsys) -> None:
     stream = stream_type()
-    log.configure_logging("debug", stream=stream, secrets=[Secret(URL, name="TRADERSPOST_WEBHOOK_URL")])
+    register_secret(Secret(URL, name="TRADERSPOST_WEBHOOK_URL"))
+    log.configure_logging("debug", stream=stream)
     _say_everything()
     captured = capsys.readouterr()
     for text in (stream.getvalue(), captured.out, captured.err):
@@ -190,10 +191,31 @@ def test_a_webhooks_path_is_redacted_though_nobody_registered_it() -> None:
     assert line["status"] == 200
 
 
-def test_a_short_secret_or_part_of_one_does_not_eat_ordinary_words() -> None:
-    log.register_secret(Secret("http://127.0.0.1:1/trading/webhook/a/b", name="X"))
-    log.register_secret(Secret("s", name="Y"))
-    assert log.redact("a bar closed; trading goes on") == "a bar closed; trading goes on"
+@pytest.mark.parametrize(
+    "died",
+    [
+        "raise RuntimeError(f'no way to {url}')",
+        "import threading; t = threading.Thread(target=connect, args=(url,)); t.start(); t.join()",
+        "x = Finalized(url); del x",
+    ],
+)
+def test_a_traceback_that_python_prints_holds_no_secret(died: str) -> None:
+    source = f"""
+from adapters.log import redact_tracebacks
+from adapters.secret import secret_from
+url = secret_from({{"ROONEY_ALERT_URL": "tgram://bot-CANARY-token/777"}}, "ROONEY_ALERT_URL").reveal()
+def connect(url): raise RuntimeError("no way to " + url.partition("//")[2])
+class Finalized:
+    def __init__(self, url): self.url = url
+    def __del__(self): connect(self.url)
+redact_tracebacks()
+{died}
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert "RuntimeError: no way to " in done.stderr
+    assert "Traceback" in done.stderr
+    assert "***" in done.stderr
+    assert "CANARY" not in done.stderr + done.stdout
 
 
 def test_importing_the_module_imports_no_structlog() -> None:

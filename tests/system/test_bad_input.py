@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import re
 import shutil
 import signal
@@ -29,6 +30,20 @@ OTHER_KEY = "db-another-key-of-the-tests-0000"
 TRADE_BYTES = 48
 NEVER_REACHED = "gateway.invalid"
 """A name that cannot exist (RFC 2606): nobody is called even if a check should fail."""
+
+
+def live_config(directory: Path) -> str:
+    """A configuration with everything that `mode: live` wants written, and its contract map beside it."""
+    (directory / "map.yml").write_text("contracts: [{symbol: ES, spec: {initial_margin_usd: 2500}}]\n")
+    risk = (
+        "{max_positions: 1, max_contracts: 1, max_margin_usd: 2500, daily_loss_usd: 100, stale_flatten_s: 300, "
+        "safestop_policy: hold}"
+    )
+    return (
+        f"mode: live\naccount: a\njournal_dir: journal\ncontract_map: map.yml\nrisk: {risk}\n"
+        f"golive: {{checklist: {dt.datetime.now(dt.UTC).date()}, account: a}}\n"
+        f"feed: {{gateway: {NEVER_REACHED}, port: 9}}\n"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,15 +154,46 @@ def test_config_show_tells_where_each_value_comes_from(tmp_path: Path) -> None:
     [
         (HEADER + LOCAL, REAL_URL, "mode: paper must not send to the real TradersPost"),
         (HEADER + LOCAL, f"http://127.0.0.1:9/{WEBHOOK_SECRET}", "is not a webhook address"),
-        (f"mode: live\naccount: a\nfeed: {{gateway: {NEVER_REACHED}, port: 9}}\n", OTHER_URL, "mode: live sends to"),
-        (f"mode: live\naccount: a\nfeed: {{gateway: {NEVER_REACHED}, port: 9}}\n", "", "mode: live needs it"),
+        ("", OTHER_URL, "mode: live sends to"),
+        ("", "", "live needs what is not written:\n    TRADERSPOST_WEBHOOK_URL ("),
     ],
 )
 def test_orders_never_leave_for_the_wrong_place(config: str, url: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "live.yml").write_text(config)
+    (tmp_path / "live.yml").write_text(config or live_config(tmp_path))
     ended = run("live", cwd=tmp_path, environ=environment(TRADERSPOST_WEBHOOK_URL=url))
     assert_refused(ended, 78, f"TRADERSPOST_WEBHOOK_URL: {said}" if url else said)
     assert not list(tmp_path.rglob("*.db"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ((), "this is what would be"),
+        (("--i-know-this-sends-an-order",), "the contract was not confirmed"),
+        (("--i-know-this-sends-an-order", "--yes", "MES"), "the contract was not confirmed"),
+    ],
+)
+def test_the_golive_test_sends_nothing_that_was_not_asked_for_twice(
+    options: tuple[str, ...], said: str, tmp_path: Path
+) -> None:
+    """Nobody listens at the address: a message that was sent would be told of."""
+    (tmp_path / "live.yml").write_text("mode: paper\naccount: a\njournal_dir: journal\n" + LOCAL)
+    year = dt.datetime.now(dt.UTC).year + 1
+    url = f"http://127.0.0.1:9/trading/webhook/some-uuid/{WEBHOOK_SECRET}"
+    ended = run(
+        "golive-test", f"MESZ{year % 10}", "--price", "5045.25", *options,
+        cwd=tmp_path, environ=environment(TRADERSPOST_WEBHOOK_URL=url),
+    )  # fmt: skip
+    assert_refused(ended, 2, "nothing was sent", said)
+    assert f"ticker    MESZ{year}\n" in ended.out
+    assert not (tmp_path / "journal").exists()
+
+
+def test_the_golive_test_sends_to_a_paper_account_only(tmp_path: Path) -> None:
+    (tmp_path / "live.yml").write_text(live_config(tmp_path))
+    environ = environment(TRADERSPOST_WEBHOOK_URL=REAL_URL)
+    ended = run("golive-test", "MESZ9", "--price", "5045", cwd=tmp_path, environ=environ)
+    assert_refused(ended, 78, "golive.paper_account: mode: live, and nothing says")
 
 
 # ---------------------------------------------------------------- places and ports
@@ -315,8 +361,7 @@ def test_a_demo_file_in_the_directory_of_another_mode_is_refused(mode: str, shor
     config = write_config(tmp_path, port=9)
     environ = environment()
     if mode == "live":
-        lines = ("mode: live", "account: a", "journal_dir: journal", f"feed: {{gateway: {NEVER_REACHED}, port: 9}}")
-        config.write_text("\n".join(lines) + "\n")
+        config.write_text(live_config(tmp_path))
         environ = environment(TRADERSPOST_WEBHOOK_URL=REAL_URL)
     (tmp_path / "journal").mkdir()
     copied(short, tmp_path / "journal")

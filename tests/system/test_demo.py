@@ -28,6 +28,7 @@ pytestmark = pytest.mark.system
 COMMANDS = (
     "",
     "live",
+    "golive-test",
     "replay",
     "train",
     "gateway",
