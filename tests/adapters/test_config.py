@@ -126,6 +126,7 @@ CHANGED = {
     "exit_ibs_high": ("0.9", 0.9), "pivot_gate": ("false", False), "pivot_strength": ("3", 3),
     "entry_windows": ('["01:00-02:00"]', ("01:00-02:00",)), "warmup_bars": ("0", 0),
     "stop_pct": ("0.75", Decimal("0.75")), "target_pct": ("2", Decimal("2")), "exit_after_bars": ("4", 4),
+    "bracket": ("true", True), "protective_stop": ("3", Decimal(3)),
     "auto_close": ('"15:55"', "15:55"), "auto_close_before_end_s": ("600", 600),
     "no_entry_before_auto_close_s": ("60", 60), "cooldown_bars": ("1", 1), "cooldown_after_stop_bars": ("2", 2),
     "entry_order": ("limit", "limit"), "cancel_after_s": ("30", 30),
@@ -351,6 +352,15 @@ LIVE_KEYS = (
 
 def lacking(error: OperatorError) -> list[str]:
     return re.findall(r"(?m)^    ([\w.]+) \(", error.what)
+
+
+def test_live_protects_what_it_enters_with_a_resting_stop_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    def stop_of(text: str) -> Decimal:
+        return load(tmp_path, text).config.strategy.protective_stop
+
+    assert (stop_of(MINIMAL), stop_of(LIVE)) == (0, 2)
+    assert stop_of(LIVE + "strategy: {protective_stop: 0}\n") == 0
+    assert stop_of(LIVE + "strategy: {bracket: true}\n") == 0
 
 
 def test_live_starts_when_everything_is_written(tmp_path: Path) -> None:

@@ -290,6 +290,41 @@ def test_an_entry_request_says_what_was_decided(kit: SimpleNamespace) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "legs"),
+    [
+        ({}, (None, None)),
+        # 99.1 less 1 % is 98.109, on the grid of 0.25 the tick below; plus 2 % is 101.082, the tick above.
+        ({"bracket": True, "target_pct": Decimal(2)}, (Price(98_000_000_000), Price(101_250_000_000))),
+        ({"protective_stop": Decimal(2)}, (Price(97_000_000_000), None)),
+        ({"protective_stop": Decimal(2), "bracket": True}, (Price(98_000_000_000), Price(100_250_000_000))),
+    ],
+    ids=["none", "bracket", "protective stop", "a bracket has its own stop"],
+)
+def test_legs_rest_at_the_broker_and_the_exit_cancels_them(
+    kit: SimpleNamespace, settings: dict[str, Any], legs: tuple[Price | None, Price | None]
+) -> None:
+    at = Situation(kit, attrs.evolve(SETTINGS, **settings))
+    _, request = at.hour((100, 101, 99, 99.1))
+    assert (request.stop_price, request.target_price, request.cancels_working) == (*legs, False)
+    at.journal.fill(request, Price(99_100_000_000), at.now)
+    (leave,) = at.minute(90)
+    assert (leave.stop_price, leave.cancels_working) == (None, legs != (None, None))
+
+
+def test_an_exit_that_comes_to_nothing_is_asked_for_ever_more_rarely(kit: SimpleNamespace) -> None:
+    at = Situation(kit)
+    at.hold(99)
+    asked = []
+    for minute in range(200):
+        events = at.minute(90)
+        for request in events:
+            if isinstance(request, OrderRequested):
+                asked.append(minute)
+                at.engine.notify(refusal(request))
+    assert asked[:8] == [0, 1, 3, 7, 15, 31, 63, 123], "a minute, twice as long each time, at most an hour"
+
+
 def test_an_exit_request_names_its_entry_and_its_assumed_pnl(kit: SimpleNamespace) -> None:
     at = Situation(kit)
     entry = at.hold(99)
