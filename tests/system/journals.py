@@ -8,13 +8,14 @@ payload byte for byte.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from actors.replay import replay
 from actors.wiring import MACHINE_PARTS
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile
-from domain.events import SUPERVISION_TYPES
+from domain.events import SUPERVISION_TYPES, OrderAccepted, OrderAmbiguous, OrderRequested
 
 Line = tuple[int, str, str, int | None, int, int, str | bytes]
 
@@ -61,3 +62,27 @@ def not_decided_again(path: Path) -> str:
         journal.verify()
         result = replay(journal.envelopes(), parts=MACHINE_PARTS, codec=Codec(), is_finished=True)
     return "" if result.divergence is None else str(result.divergence)
+
+
+def sent_otherwise_than_recorded(path: Path, accepted: Mapping[str, int]) -> str:
+    """The first order that TradersPost has taken more often than the record says, or an entry more than once; else "".
+
+    An exit is sent a second time after it was accepted, and again while nobody knows whether it was.
+    """
+    intents: dict[str, str] = {}
+    known: Counter[str] = Counter()
+    unknown: Counter[str] = Counter()
+    with JournalFile(path, Codec()) as journal:
+        for envelope in journal.envelopes(types={"OrderRequested", "OrderAccepted", "OrderAmbiguous"}):
+            match envelope.payload:
+                case OrderRequested(signal_id=signal_id, intent=intent):
+                    intents[signal_id] = intent
+                case OrderAccepted(signal_id=signal_id):
+                    known[signal_id] += 1
+                case OrderAmbiguous(signal_id=signal_id):
+                    unknown[signal_id] += 1
+    for signal_id, times in accepted.items():
+        most = 1 if intents[signal_id] == "entry" else known[signal_id] + unknown[signal_id]
+        if not known[signal_id] <= times <= most:
+            return f"{intents[signal_id]} {signal_id} was taken {times} times, {known[signal_id]} on record"
+    return ""

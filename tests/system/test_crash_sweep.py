@@ -18,7 +18,7 @@ import attrs
 import pytest
 import structlog
 from in_this_process import envelopes, live_in_thread
-from journals import Line, canonical, first_difference, not_decided_again, restarts
+from journals import Line, canonical, first_difference, not_decided_again, restarts, sent_otherwise_than_recorded
 from market import KEY
 from short_session import MARKET, PRODUCTS, REJECTED, STRATEGY, UNTIL
 
@@ -124,7 +124,8 @@ def test_the_short_session_holds_what_a_crash_could_spoil(undisturbed: Run) -> N
     assert {e.payload.reason for e in record if e.type == "OrderRequested"} >= {"ibs", "stop", "bar_stop"}
     assert {e.payload.rule for e in record if e.type == "RiskDecided"} == {"", "max_positions"}
     assert {e.payload.rule for e in record if e.type == "FillAssumed"} == {"traded_through", "next_trade"}
-    assert set(undisturbed.accepted.values()) == {0, 1}
+    assert set(undisturbed.accepted.values()) == {0, 1, 2}
+    assert sent_otherwise_than_recorded(undisturbed.journal, undisturbed.accepted) == ""
 
 
 @pytest.mark.parametrize("number", range(5))
