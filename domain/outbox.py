@@ -36,8 +36,11 @@ REPEAT_AFTER_CANCEL = Nanos(130 * SECOND)
 """An accepted exit is sent once more: nobody can read back whether it was executed. A cancel may take 120 s."""
 OVERDUE_AFTER = Nanos(300 * SECOND)
 """The operator is told of an exit that nobody has accepted for so long, and again as often."""
-PROBE_BODY = "{}"
-"""Without ticker and action nothing can be traded: TradersPost refuses it as a payload, when it is there."""
+PROBE_BODY = '{"extras":{"probe":1}}'
+"""Without ticker and action nothing can be traded: TradersPost refuses it as a payload, when it is there.
+
+Not `{}`: that is an empty message, which has a code of its own.
+"""
 
 FAILURES_TO_OPEN = 3
 FAILURE_WINDOW = Nanos(60 * SECOND)
@@ -64,12 +67,13 @@ class Limiter:
 
     def note(self, kind: MessageKind, now: Nanos) -> None:
         """A message of `kind` is sent at `now`."""
-        self._forget(now)
+        # Only here: a question about a later moment must not forget what still counts now.
+        while self._sent and self._sent[0][0] <= now - HOUR:
+            self._sent.popleft()
         self._sent.append((now, kind))
 
     def free_at(self, kind: MessageKind, now: Nanos) -> Nanos:
         """The earliest moment, `now` or later, at which a message of `kind` keeps every limit."""
-        self._forget(now)
         times = [ts for ts, _ in self._sent]
         is_first = kind in ("entry", "exit")
         moments = [
@@ -79,26 +83,21 @@ class Limiter:
         ]
         if kind == "entry":
             moments.append(_slot(self._times_of(kind), ENTRIES_PER_MINUTE, MINUTE))
-        elif kind == "retry" and len(retries := self._times_of(kind)) >= FREE_RETRIES:
-            moments.append(_slot(retries, RETRIES_PER_MINUTE, MINUTE))
+        elif kind == "retry" and self.count_of(kind, now) >= FREE_RETRIES:
+            moments.append(_slot(self._times_of(kind), RETRIES_PER_MINUTE, MINUTE))
         return max(moments)
 
     def count_of(self, kind: MessageKind, now: Nanos) -> int:
         """How many of `kind` were sent in the last hour."""
-        self._forget(now)
-        return len(self._times_of(kind))
+        return sum(1 for ts in self._times_of(kind) if ts > now - HOUR)
 
     @property
     def sent(self) -> tuple[tuple[Nanos, MessageKind], ...]:
-        """Messages of the last hour, oldest first."""
+        """What is remembered, oldest first: at least the last hour."""
         return tuple(self._sent)
 
     def _times_of(self, kind: MessageKind) -> list[Nanos]:
         return [ts for ts, known in self._sent if known == kind]
-
-    def _forget(self, now: Nanos) -> None:
-        while self._sent and self._sent[0][0] <= now - HOUR:
-            self._sent.popleft()
 
 
 def _slot(times: list[Nanos], limit: int, window: Nanos) -> Nanos:
@@ -149,11 +148,15 @@ class Breaker:
         return attrs.evolve(self, probe_ns=Nanos(now + wait))
 
 
+WEBHOOK_CODES = frozenset(
+    {"invalid-password", "invalid-ip-address", "invalid-ip-address-format", "not-trading-view", "not-trend-spider"}
+)
+"""Of TradersPost's documented codes those that no other message would mend (`docs/webhook.md` has them all)."""
+
+
 def is_webhook_refused(http_status: int, code: str) -> bool:
     """True when a rejection is of the webhook (password, address, this machine), not of the message."""
-    if http_status in (401, 403, 404) or 300 <= http_status < 400:
-        return True
-    return "password" in code or "webhook" in code or code.startswith("ip-") or code.endswith("-ip")
+    return http_status in (401, 403, 404) or 300 <= http_status < 400 or code in WEBHOOK_CODES
 
 
 def throttled_until(signal: str, attempt: int, now: Nanos) -> Nanos:

@@ -1,10 +1,11 @@
-"""The webhook message of one order, byte for byte what every attempt sends.
+"""The webhook message of one order, byte for byte what every attempt sends (`docs/webhook.md`).
 
 `build_payload` is a pure function of the request and the session's opening, so that
 replay builds the same bytes. Numbers are written as fixed decimals from integers:
 a float's `5e-07` or `NaN` never reaches the wire. It refuses (OurError) what must
 not exist: an unknown root, another product's contract, a limit order without a price
-(TradersPost would silently make it a market order), a quantity that is no count.
+(TradersPost would silently make it a market order), a quantity that is no count,
+a stop or a target on the wrong side of the price.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ RATIO_PLACES = Decimal("1e-9")
 """IBS, probability and threshold are sent with at most nine decimals; the journal has them in full."""
 SPARE_EXTRAS = ("description", "product_id", "dataset", "exit_reason", "strategy")
 """What is left out, in this order, when an operator's long texts would break the limit."""
+MODEL_CHARACTERS = 12
+"""Of the model's digest: enough to tell one from another."""
 
 
 def build_payload(request: OrderRequested, opened: SessionOpened) -> OrderMessage:
-    """What is sent for `request`: JSON text in ASCII, fixed key order, no spaces.
+    """The message for `request`: ASCII, fixed key order, no spaces.
 
     The ticker is the order product with the expiry of the contract the request names
     (for an exit: the contract held) and a four-digit year. Raises OurError for a request
@@ -41,17 +44,14 @@ def build_payload(request: OrderRequested, opened: SessionOpened) -> OrderMessag
     """
     root = _traded_root(request, opened)
     ticker = _ticker(request, root, opened)
-    message: dict[str, JsonValue] = {"ticker": ticker, "action": request.side}
-    if request.intent == "entry":
-        message.update(_entry_fields(request, root, opened))
-    else:
-        message.update(_exit_fields(request))
-    message["signalPrice"] = _order_price(request.reference_price, request, root)
-    if request.intent == "exit":
-        message["ignoreTradingWindows"] = True
-    message["time"] = _iso_millis(request.decided_ns)
-    message["extras"] = _bounded(_extras(request, root, opened))
-    fallback = encode({"ticker": ticker, "action": "exit"}) if request.intent == "exit" else ""
+    fields = _entry_fields(request, root, opened) if request.intent == "entry" else _exit_fields(request, root)
+    message: dict[str, JsonValue] = {
+        "ticker": ticker,
+        **fields,
+        "time": _iso_millis(request.decided_ns),
+        "extras": _bounded(_extras(request, root, opened)),
+    }
+    fallback = "" if request.intent == "entry" else encode({"ticker": ticker, "action": "exit"})
     return OrderMessage(ticker=ticker, body=encode(message), fallback=fallback)
 
 
@@ -77,7 +77,8 @@ def encode(value: JsonValue) -> str:
 
 def _traded_root(request: OrderRequested, opened: SessionOpened) -> TradedRoot:
     root = next((root for root in opened.roots if root.root == request.root), None)
-    if root is None or root.is_reference:
+    # What is held is closed, also when its root has become one that is only read.
+    if root is None or (root.is_reference and request.intent == "entry"):
         raise OurError(f"order {request.signal_id}: {request.root} is not a traded root of this session")
     return root
 
@@ -94,7 +95,11 @@ def _ticker(request: OrderRequested, root: TradedRoot, opened: SessionOpened) ->
 def _entry_fields(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> dict[str, JsonValue]:
     if type(request.quantity) is not int or request.quantity <= 0:
         raise OurError(f"order {request.signal_id}: quantity {request.quantity!r} is no positive count")
+    if not request.reference_price:
+        raise OurError(f"order {request.signal_id}: an entry without the last price")
+    entry_price = signal_price = _order_price(request.reference_price, request, root)
     fields: dict[str, JsonValue] = {
+        "action": request.side,
         "sentiment": "bullish" if request.side == "buy" else "bearish",
         "quantity": request.quantity,
         "quantityType": "fixed_quantity",
@@ -103,24 +108,61 @@ def _entry_fields(request: OrderRequested, root: TradedRoot, opened: SessionOpen
     if request.order_type == "limit":
         if request.limit_price is None:
             raise OurError(f"order {request.signal_id}: a limit order without a price becomes a market order")
-        fields["limitPrice"] = _order_price(request.limit_price, request, root)
-        fields["timeInForce"] = "day"
-        fields["cancelAfter"] = opened.strategy.cancel_after_s
+        entry_price = _order_price(request.limit_price, request, root)
+        fields |= {"limitPrice": entry_price, "timeInForce": "day", "cancelAfter": opened.strategy.cancel_after_s}
+    return fields | _bracket_fields(request, root, entry_price) | {"signalPrice": signal_price}
+
+
+def _bracket_fields(request: OrderRequested, root: TradedRoot, price: Decimal) -> dict[str, JsonValue]:
+    is_buy = request.side == "buy"
+    fields: dict[str, JsonValue] = {}
+    if request.stop_price is not None:
+        stop = _leg(request.stop_price, price, request, root, is_above=not is_buy)
+        fields["stopLoss"] = {"type": "stop", "stopPrice": stop}
+    if request.target_price is not None:
+        fields["takeProfit"] = {"limitPrice": _leg(request.target_price, price, request, root, is_above=is_buy)}
     return fields
 
 
-def _exit_fields(request: OrderRequested) -> dict[str, JsonValue]:
-    """sell+flat closes a long only and never opens; without a quantity it closes all of it."""
+def _leg(asked: Price, price: Decimal, request: OrderRequested, root: TradedRoot, *, is_above: bool) -> Decimal:
+    """`asked` on the grid, rounded away from `price`.
+
+    So it is not reached at the broker before it is in our own book, where being traded through
+    ends the position with an exit that cancels what still works.
+    """
+    leg = _on_tick(asked, request, root, up=is_above)
+    if leg <= price if is_above else leg >= price:
+        where = "above" if is_above else "below"
+        raise OurError(f"order {request.signal_id}: a leg at {leg:f} of a {request.side} is not {where} {price:f}")
+    return leg
+
+
+def _exit_fields(request: OrderRequested, root: TradedRoot) -> dict[str, JsonValue]:
+    """sell+flat closes a long only and never opens, `exit` whichever side is held; no quantity closes all of it."""
     if request.order_type != "market":
         raise OurError(f"order {request.signal_id}: a full exit is a market order, not {request.order_type}")
-    return {"sentiment": "flat", "orderType": "market"}
+    # TradersPost refuses a sentiment beside `exit`.
+    fields: dict[str, JsonValue] = (
+        {"action": "exit"} if request.is_flatten else {"action": request.side, "sentiment": "flat"}
+    )
+    fields["orderType"] = "market"
+    if request.reference_price:
+        fields["signalPrice"] = _order_price(request.reference_price, request, root)
+    if request.is_flatten or request.cancels_working:
+        fields["cancel"] = True
+    fields["ignoreTradingWindows"] = True
+    return fields
 
 
 def _order_price(price: Price, request: OrderRequested, root: TradedRoot) -> Decimal:
     """`price` on the order product's tick grid: buys down, sells up, so never worse than asked."""
+    return _on_tick(price, request, root, up=request.side == "sell")
+
+
+def _on_tick(price: Price, request: OrderRequested, root: TradedRoot, *, up: bool) -> Decimal:
     if type(price) is not int or price == UNDEF_PRICE:
         raise OurError(f"order {request.signal_id}: {price!r} is no price")
-    return price_to_decimal(round_to_tick(price, root.order_spec.tick_size, up=request.side == "sell"))
+    return price_to_decimal(round_to_tick(price, root.order_spec.tick_size, up=up))
 
 
 def _iso_millis(ts: Nanos) -> str:
@@ -144,6 +186,7 @@ def _extras(request: OrderRequested, root: TradedRoot, opened: SessionOpened) ->
         "ibs": _ratio(request.ibs, request),
         "probability": _ratio(request.probability, request),
         "threshold": _ratio(request.threshold, request),
+        "model": _model(request, opened),
     }
     if request.intent == "exit":
         extras |= {
@@ -154,6 +197,14 @@ def _extras(request: OrderRequested, root: TradedRoot, opened: SessionOpened) ->
         }
     extras |= _contract_metadata(request, root, opened)
     return {key: value for key, value in extras.items() if value is not None}
+
+
+def _model(request: OrderRequested, opened: SessionOpened) -> str | None:
+    """The model that gave the probability."""
+    if request.probability is None:
+        return None
+    digests = (model.digest for model in opened.models if model.root == request.root)
+    return next(digests, "")[:MODEL_CHARACTERS] or None
 
 
 def _contract_metadata(request: OrderRequested, root: TradedRoot, opened: SessionOpened) -> dict[str, JsonValue | None]:

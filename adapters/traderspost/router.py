@@ -77,7 +77,7 @@ class _Proof:
     may_write: MayWrite
     """Awaited when the connection stands."""
     is_headers_sent: bool = False
-    """Set by aiohttp just before it writes the headers."""
+    """Set just before aiohttp writes the headers."""
 
 
 class WebhookRouter:
@@ -162,8 +162,7 @@ class WebhookRouter:
         if self._session is None:
             limits = self._timeouts
             self._session = aiohttp.ClientSession(
-                # A kept connection may die unseen between two orders: each gets its own, and with it
-                # its wait for `may_write`.
+                # A kept connection may die unseen between two orders: each gets its own.
                 connector=aiohttp.TCPConnector(force_close=True),
                 timeout=aiohttp.ClientTimeout(
                     total=limits.total_s,
@@ -247,18 +246,15 @@ def _not_sent(
 
 
 def _trace() -> aiohttp.TraceConfig:
-    async def on_connected(
-        session: aiohttp.ClientSession, context: SimpleNamespace, connected: aiohttp.TraceConnectionCreateEndParams
-    ) -> None:
-        await context.trace_request_ctx.may_write()
-
     async def on_headers_sent(
         session: aiohttp.ClientSession, context: SimpleNamespace, sent: aiohttp.TraceRequestHeadersSentParams
     ) -> None:
+        # aiohttp calls this before the first byte, and closes the connection when it raises. It does not
+        # when `on_connection_create_end` does: every message held back would leave a connection open.
+        await context.trace_request_ctx.may_write()
         context.trace_request_ctx.is_headers_sent = True
 
     trace = aiohttp.TraceConfig()
-    trace.on_connection_create_end.append(on_connected)
     trace.on_request_headers_sent.append(on_headers_sent)
     return trace
 
