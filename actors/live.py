@@ -16,6 +16,7 @@ import pykka
 import structlog
 
 from actors.actor import Failed, MachineActor, Start, SupervisedActor
+from actors.alerts import Alerts
 from actors.clock import RealTimeClock
 from actors.faults import Faults
 from actors.feed import FeedActor, FeedFinished
@@ -61,6 +62,7 @@ class LiveParts:
     machine_parts: MachineParts
     now: Callable[[], Nanos]
     faults: Faults
+    alerts: Alerts | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +112,8 @@ class SessionRun:
         self._sequencer.observe(self._memory.fold)
         self._sequencer.observe(tally.fold)
         self._sequencer.observe(self._watch_entries)
+        if parts.alerts is not None:
+            self._sequencer.observe(parts.alerts.watch(tally, after=head.seq, stalled_s=lambda: self._writer.stalled_s))
         self._http = HttpRunner(
             sequencer=self._sequencer,
             webhook=parts.make_webhook(),

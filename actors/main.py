@@ -323,5 +323,22 @@ def show(config_path: Path | None, overlay: tuple[Path, ...], sources: bool) -> 
         click.echo(f"{key:<36} {value:<40} {source}" if sources else f"{key:<36} {value}")
 
 
+# ---------------------------------------------------------------- alerts
+
+
+@cli.group()
+def alerts() -> None:
+    """Messages to the operator (ALERT_URLS)."""
+
+
+@alerts.command("test")
+@click.pass_obj
+def alerts_test(log_level: str, /) -> None:
+    """Send one message of each severity to each channel. Exit 0 when all were taken, else 69."""
+    from actors.wiring.alerts import alerts_test_command
+
+    sys.exit(alerts_test_command(log_level))
+
+
 if __name__ == "__main__":
     cli()

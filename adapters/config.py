@@ -23,9 +23,11 @@ import attrs
 
 from adapters.contract_map import ContractMap, load_contract_map
 from adapters.secret import (
-    ALERT_VARIABLE,
+    ALERTS_VARIABLE,
+    DEAD_MAN_VARIABLE,
     KEY_VARIABLE,
     REDACTED,
+    SECRET_VARIABLES,
     WEBHOOK_VARIABLE,
     Secret,
     refuse_secrets,
@@ -33,8 +35,10 @@ from adapters.secret import (
 )
 from adapters.settings import (
     CHECKLIST_VALID,
+    AlertSettings,
     FeedSettings,
     GoLive,
+    read_alerts,
     read_feed,
     read_golive,
     read_risk,
@@ -81,6 +85,7 @@ _TOP_KEYS = (
     "strategy",
     "risk",
     "golive",
+    "alerts",
 )
 _LIVE_NEEDS = {
     "risk.max_positions": "roots held at the same time",
@@ -117,7 +122,9 @@ class Config:
     golive: GoLive = GoLive()
     databento_key: Secret | None = None
     webhook_url: Secret | None = None
-    alert_url: Secret | None = None
+    alerts: AlertSettings = AlertSettings()
+    alert_urls: Secret | None = None
+    dead_man_url: Secret | None = None
     is_demo: bool = False
 
 
@@ -154,7 +161,7 @@ def load_config(
     Raises OperatorError (exit 78) with file:line:column.
     """
     # Before anything is read that an error could quote.
-    key, webhook, alert = (secret_from(environ, name) for name in (KEY_VARIABLE, WEBHOOK_VARIABLE, ALERT_VARIABLE))
+    secrets = {name: secret_from(environ, name) for name in SECRET_VARIABLES}
     document = _read_checked(path)
     for overlay in overlays:
         document = merge(document, _read_checked(overlay))
@@ -179,9 +186,11 @@ def load_config(
         risk=read_risk(_section(document, "risk")),
         roots=_chosen_roots(document, contract_map),
         golive=read_golive(_section(document, "golive")),
-        databento_key=key,
-        webhook_url=webhook,
-        alert_url=alert,
+        databento_key=secrets[KEY_VARIABLE],
+        webhook_url=secrets[WEBHOOK_VARIABLE],
+        alerts=read_alerts(_section(document, "alerts")),
+        alert_urls=secrets[ALERTS_VARIABLE],
+        dead_man_url=secrets[DEAD_MAN_VARIABLE],
     )
     _check_start(config, document, today or _latest_date())
     return LoadedConfig(config=config, sources=dict(_sources(document)))
@@ -190,7 +199,7 @@ def load_config(
 def demo_config(journal_dir: Path, environ: Mapping[str, str], *, contract_map: Path = CONTRACT_MAP_FILE) -> Config:
     """The demo: paper, simulated time, all roots of the map, no gateway yet (its port is found at start).
 
-    A webhook URL is taken over only when it points to this machine.
+    A webhook URL is taken over only when it points to this machine; nobody is alerted.
     """
     roots = load_contract_map(contract_map, environ=environ)
     webhook_url = secret_from(environ, WEBHOOK_VARIABLE)
@@ -242,14 +251,15 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "models_dir": config.models_dir,
         "clock": config.clock,
     }
-    for section in ("feed", "strategy", "risk", "golive"):
+    for section in ("feed", "strategy", "risk", "alerts", "golive"):
         for key, value in attrs.asdict(getattr(config, section)).items():
             values[f"{section}.{key}"] = value
     rows = [(key, _shown(value), loaded.sources.get(key, "default")) for key, value in values.items()]
     secrets = {
         KEY_VARIABLE: config.databento_key,
         WEBHOOK_VARIABLE: config.webhook_url,
-        ALERT_VARIABLE: config.alert_url,
+        ALERTS_VARIABLE: config.alert_urls,
+        DEAD_MAN_VARIABLE: config.dead_man_url,
     }
     for name, secret in secrets.items():
         rows.append((name, "(not set)", "default") if secret is None else (name, REDACTED, secret.source))

@@ -26,7 +26,7 @@ LEVELS = ("debug", "info", "warning", "error")
 EventDict = MutableMapping[str, Any]
 
 
-LIBRARIES = ("aiohttp", "asyncio", "databento", "pykka")
+LIBRARIES = ("aiohttp", "apprise", "asyncio", "databento", "pykka")
 
 
 class _State:

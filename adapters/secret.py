@@ -20,7 +20,9 @@ from domain.errors import OperatorError
 
 KEY_VARIABLE = "DATABENTO_API_KEY"
 WEBHOOK_VARIABLE = "TRADERSPOST_WEBHOOK_URL"
-ALERT_VARIABLE = "ROONEY_ALERT_URL"
+ALERTS_VARIABLE = "ALERT_URLS"
+DEAD_MAN_VARIABLE = "ALERT_DEADMAN_URL"
+SECRET_VARIABLES = (KEY_VARIABLE, WEBHOOK_VARIABLE, ALERTS_VARIABLE, DEAD_MAN_VARIABLE)
 CREDENTIALS_VARIABLE = "CREDENTIALS_DIRECTORY"
 """Set by systemd for a unit with LoadCredential= or SetCredentialEncrypted=."""
 REDACTED = "***"
@@ -133,12 +135,13 @@ class _Registered:
 
 
 def _url_parts(text: str) -> list[str]:
-    """What of the URLs in `text` may be a credential. The host is one in `tgram://TOKEN/CHAT`, not of an http URL."""
+    """What of the URLs in `text` may be a credential: a host without a dot is one in `tgram://TOKEN/CHAT`."""
     parts = []
-    for url in re.split(r"\s+(?=\w+://)", text):
-        if match := _URL.fullmatch(url):
+    for url in re.split(r"[\s,]+(?=[\w=]+://)", text):
+        if match := _URL.fullmatch(re.sub(r"^\w+=(?=\w+://)", "", url)):
             scheme, user, host, rest = match.groups(default="")
-            parts += _URL_SEPARATOR.split("/".join((user, "" if scheme in ("http", "https") else host, rest)))
+            is_name = scheme in ("http", "https") or "." in host or host.startswith("localhost")
+            parts += _URL_SEPARATOR.split("/".join((user, "" if is_name else host, rest)))
     return [part for part in parts if part not in _PUBLIC_PARTS]
 
 
@@ -201,5 +204,5 @@ def _refuse(path: str, at: Position) -> NoReturn:
     raise OperatorError(
         f"{path}: a URL, key or password must not stand in a file (the webhook's path alone can place orders)",
         where=str(at),
-        fix=f"remove it and set {WEBHOOK_VARIABLE}, {KEY_VARIABLE} or {ALERT_VARIABLE} in the environment",
+        fix=f"remove it and set one of {', '.join(SECRET_VARIABLES)} in the environment",
     )

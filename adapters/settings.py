@@ -1,4 +1,4 @@
-"""The `feed`, `strategy`, `risk` and `golive` sections of a configuration, read into typed settings.
+"""The `feed`, `strategy`, `risk`, `alerts` and `golive` sections of a configuration, read into typed settings.
 
 One line per field: the key in YAML is the field's name, its reader says what is accepted.
 Fields that a file leaves out keep the domain's defaults, which are the safe ones.
@@ -10,7 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, Literal, get_args
 
 import attrs
 
@@ -33,6 +33,7 @@ from domain.risk import RiskSettings
 
 _FEED_KEYS = ("gateway", "port", "heartbeat_interval_s")
 Reader = Callable[[YamlValue], Any]
+Severity = Literal["info", "warning", "critical"]
 
 
 def _whole(low: int, high: int) -> Reader:
@@ -121,6 +122,23 @@ RISK_READERS: Mapping[str, Reader] = {
 GOLIVE_READERS: Mapping[str, Reader] = {"checklist": _date, "account": as_text, "paper_account": as_flag}
 CHECKLIST_VALID = dt.timedelta(days=90)
 """Settings of TradersPost are changed by hand, and no API shows them: they are looked at again after this time."""
+ALERT_READERS: Mapping[str, Reader] = {
+    "min_severity": partial(as_choice, choices=get_args(Severity)),
+    "coalesce_s": _whole(0, 600),
+    "dead_man_s": _whole(10, 3_600),
+}
+
+
+@attrs.frozen(kw_only=True)
+class AlertSettings:
+    """How the operator is told; where to is a secret."""
+
+    min_severity: Severity = "info"
+    """From here on alerts go to the URLs that name no severity of their own."""
+    coalesce_s: int = 30
+    """Alerts with the same key within this window become one message."""
+    dead_man_s: int = 60
+    """Between two pings while all is well."""
 
 
 @attrs.frozen(kw_only=True)
@@ -171,6 +189,11 @@ def read_risk(section: YamlMap) -> RiskSettings:
 def read_golive(section: YamlMap) -> GoLive:
     """The operator's confirmation. Raises OperatorError with file:line:column."""
     return GoLive(**_read(section, GOLIVE_READERS))
+
+
+def read_alerts(section: YamlMap) -> AlertSettings:
+    """How the operator is told. Raises OperatorError with file:line:column."""
+    return AlertSettings(**_read(section, ALERT_READERS))
 
 
 def read_feed(section: YamlMap) -> FeedSettings:

@@ -23,6 +23,7 @@ from actors.report import summary
 from actors.tally import Tally
 from actors.veto_models import LoadedModels, find_models, keep, load_models
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts, parse_time
+from actors.wiring.alerts import running_alerts
 from adapters.calendar import CmeCalendar
 from adapters.clock import SystemClock
 from adapters.config import (
@@ -94,6 +95,7 @@ def live_command(request: LiveRequest) -> int:
         until_ns=until_ns,
     )
     with ExitStack() as stack:
+        alerts = stack.enter_context(running_alerts(config))
         codec = Codec()
         make_webhook = _webhook_maker(config, stack)
         journals = SqliteJournals(config.journal_dir, codec)
@@ -108,6 +110,7 @@ def live_command(request: LiveRequest) -> int:
             machine_parts=machine_parts(models.bundles),
             now=SystemClock().now_ns,
             faults=faults,
+            alerts=alerts,
         )
         opener = Opener(
             plan=plan,

@@ -23,7 +23,15 @@ from adapters.config import (
     load_config,
 )
 from adapters.secret import Secret
-from adapters.settings import GOLIVE_READERS, RISK_READERS, STRATEGY_READERS, FeedSettings, GoLive
+from adapters.settings import (
+    ALERT_READERS,
+    GOLIVE_READERS,
+    RISK_READERS,
+    STRATEGY_READERS,
+    AlertSettings,
+    FeedSettings,
+    GoLive,
+)
 from domain.errors import OperatorError
 from domain.ibs import StrategySettings
 from domain.risk import RiskSettings
@@ -109,7 +117,7 @@ def test_the_example_documents_every_key(tmp_path: Path) -> None:
     uncommented = uncommented.replace("Data/Databento", f"{DATA}/Databento")
     loaded = load(tmp_path, uncommented)
     assert (loaded.config.feed.gateway, loaded.config.feed.port) == ("127.0.0.1", 13000)
-    variables = {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL", "ROONEY_ALERT_URL"}
+    variables = {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL", "ALERT_URLS", "ALERT_DEADMAN_URL"}
     assert described == set(loaded.sources) - {"strategy.entry_windows[0]", "strategy.entry_windows[1]"} | variables
     assert all(variable in text for variable in variables)
 
@@ -118,6 +126,19 @@ def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
     assert set(STRATEGY_READERS) == {field.name for field in attrs.fields(StrategySettings)}
     assert set(RISK_READERS) == {field.name for field in attrs.fields(RiskSettings)}
     assert set(GOLIVE_READERS) == {field.name for field in attrs.fields(GoLive)}
+
+
+def test_alerts_are_no_part_of_the_digest_and_their_addresses_are_in_no_text(tmp_path: Path) -> None:
+    assert set(ALERT_READERS) == {field.name for field in attrs.fields(AlertSettings)}
+    environ = {**ENVIRON, "ALERT_URLS": f"discord://1/{CANARY}", "ALERT_DEADMAN_URL": f"https://hc-ping.com/{CANARY}"}
+    section = "alerts: {min_severity: critical, coalesce_s: 0, dead_man_s: 10}\n"
+    loaded = load(tmp_path, MINIMAL + section, environ=environ)
+    assert loaded.config.alerts == AlertSettings(min_severity="critical", coalesce_s=0, dead_man_s=10)
+    assert loaded.config.alert_urls is not None
+    assert CANARY not in repr(loaded) + repr(describe(loaded))
+    assert config_digest(loaded.config) == config_digest(load(tmp_path, MINIMAL).config)
+    for mistake in ("min_severity: loud", "coalesce_s: -1", "dead_man_s: 9", "urls: x"):
+        assert "alerts." in refusal(tmp_path, f"{MINIMAL}alerts: {{{mistake}}}\n").what
 
 
 CHANGED = {
@@ -310,7 +331,7 @@ def test_without_a_local_gateway_the_key_is_needed(tmp_path: Path, environ: dict
 
 def test_paper_on_a_local_gateway_needs_no_secret(tmp_path: Path) -> None:
     paper = load(tmp_path, MINIMAL + "clock: feed\nfeed: {gateway: 127.0.0.1, port: 5}\n", environ={}).config
-    assert (paper.databento_key, paper.webhook_url, paper.alert_url) == (None, None, None)
+    assert (paper.databento_key, paper.webhook_url, paper.alert_urls) == (None, None, None)
 
 
 # -------------------------------------------------------------------- sizes
@@ -459,7 +480,7 @@ def test_an_execution_value_that_is_no_mapping_is_not_repeated(tmp_path: Path) -
 
 
 def test_no_text_form_of_a_configuration_holds_a_secret(tmp_path: Path) -> None:
-    loaded = load(tmp_path, MINIMAL, environ={**ENVIRON, "ROONEY_ALERT_URL": f"tgram://{CANARY}/1"})
+    loaded = load(tmp_path, MINIMAL, environ={**ENVIRON, "ALERT_URLS": f"tgram://{CANARY}/1"})
     shown: list[Any] = [loaded, loaded.config, attrs.asdict(loaded), describe(loaded), f"{loaded.config.webhook_url}"]
     assert all(CANARY not in str(each) and CANARY not in repr(each) for each in shown)
     secret = loaded.config.webhook_url

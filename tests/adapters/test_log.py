@@ -203,7 +203,7 @@ def test_a_traceback_that_python_prints_holds_no_secret(died: str) -> None:
     source = f"""
 from adapters.log import redact_tracebacks
 from adapters.secret import secret_from
-url = secret_from({{"ROONEY_ALERT_URL": "tgram://bot-CANARY-token/777"}}, "ROONEY_ALERT_URL").reveal()
+url = secret_from({{"ALERT_URLS": "tgram://bot-CANARY-token/777"}}, "ALERT_URLS").reveal()
 def connect(url): raise RuntimeError("no way to " + url.partition("//")[2])
 class Finalized:
     def __init__(self, url): self.url = url

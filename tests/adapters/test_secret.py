@@ -145,7 +145,7 @@ def test_what_is_no_plain_file_is_refused_without_waiting(tmp_path: Path) -> Non
     ],
 )
 def test_the_parts_of_an_alerts_url_are_secrets_too(url: str, said: str) -> None:
-    register_secret(Secret(url, name="ROONEY_ALERT_URL"))
+    register_secret(Secret(url, name="ALERT_URLS"))
     assert "CANARY" not in redact(f"{said} and {url}")
 
 

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from actors.alerts import Alerts
 from actors.faults import Crash, Faults
 from actors.live import LiveParts, LiveResult, run_live
 from actors.opening import LivePlan, Opener
@@ -78,6 +79,7 @@ def live_in_thread(
     crashes: tuple[Crash, ...] = (),
     faults: Faults | None = None,
     risk: RiskSettings | None = None,
+    alerts: Alerts | None = None,
     queue_limit: int = 65_536,
     until_ns: Nanos | None = None,
     source: FeedSource | None = None,
@@ -115,6 +117,7 @@ def live_in_thread(
         machine_parts=MACHINE_PARTS,
         now=lambda: Nanos(time.time_ns()),
         faults=faults or Faults(crashes),
+        alerts=alerts,
     )
     opener = Opener(
         plan=plan,
