@@ -189,6 +189,11 @@ SHORT = Plan(
         default=float,
     ),
 )
+LOAD = attrs.evolve(
+    SHORT,
+    strategy=json.dumps({"veto": False, "warmup_bars": 0, "pivot_gate": False} | short_session.STRATEGY, default=float),
+)
+"""The same market with as many orders as it gives."""
 WHOLE = Plan(source=build_source(GatewayRequest(simulate=True))[0], strategy=STRATEGY)
 """The demo's session: its seed and its market."""
 
@@ -426,6 +431,26 @@ def test_an_answer_that_was_read_and_not_committed_is_not_known_to_the_next_proc
     assert killed.deaths[-1].is_unwritten_answer
     assert killed.deaths[-1].answered in killed.deaths[-1].arrived
     check(killed, undisturbed, replayer)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_fifty_kills_at_random_moments_under_order_load(replayer: Executor, tmp_path: Path) -> None:
+    undisturbed = lived(tmp_path / "undisturbed", LOAD)
+    attempts, events = len(undisturbed.events("OrderSubmitted")), len(undisturbed.record)
+    chance = random.Random(50)
+    deaths: list[Death] = []
+    for number in range(50):
+        if number % 2:
+            kill = Kill("event", chance.randrange(50, events - 50))
+        else:
+            kill = Kill(chance.choice(("sending", "arrived", "answered")), chance.randint(1, attempts))
+        killed = lived(tmp_path / str(number), LOAD, [kill])
+        check(killed, undisturbed, replayer)
+        deaths += killed.deaths
+    print(f"\n{attempts} attempts in {events} events; {told(deaths)}")
+    assert any(death.arrived for death in deaths)
+    assert any(death.is_unwritten_answer for death in deaths)
 
 
 @pytest.mark.soak
