@@ -125,14 +125,14 @@ def _state(
         previous_head=head.hash.hex(),
         previous_file_sha256=file_sha256,
         positions=_with_unknown(execution.positions, execution.orders),
-        orders=tuple(_left_behind(order) for order in execution.orders),
+        orders=tuple(order for order in map(_left_behind, execution.orders) if not order.state.is_final),
         # A new session starts its day at zero; a new segment of the same one does not.
         realised_pnl=execution.realised_pnl if is_same_session else Decimal(0),
         tripped=execution.tripped if is_same_session else "",
         switches=execution.switches,
         outbox=execution.outbox_memory,
         unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
-        unreconciled=_unreconciled(opened, execution, is_same_session=is_same_session),
+        unreconciled=_unreconciled(opened, execution),
         open_minutes=open_bars.minutes,
         open_hours=open_bars.hours,
         open_days=open_bars.days,
@@ -149,8 +149,9 @@ def _left_behind(order: Order) -> Order:
     """An attempt that had no outcome in its own file will have none in the next: there it is ambiguous."""
     if order.state is not OrderState.SUBMITTED:
         return order
-    if order.accepted_ns is not None:
-        return order.moved(OrderState.ACCEPTED)  # an exit's repeat
+    if order.accepted_ns is not None:  # an exit's repeat
+        accepted = order.moved(OrderState.ACCEPTED)
+        return accepted if order.filled_ns is None else accepted.moved(OrderState.FILLED)
     ambiguous = order.moved(OrderState.AMBIGUOUS)
     return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
 
@@ -164,11 +165,12 @@ def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set
     return unconfirmed
 
 
-def _unreconciled(opened: SessionOpened, execution: Execution, *, is_same_session: bool) -> tuple[str, ...]:
-    """Sessions that have sent orders and were never compared with a broker's report."""
-    if is_same_session or not execution.has_traded:
+def _unreconciled(opened: SessionOpened, execution: Execution) -> tuple[str, ...]:
+    """Sessions that have sent orders and were never compared with a broker's report, this one from now on."""
+    date = opened.session.date.isoformat()
+    if not execution.has_traded or date in execution.unreconciled:
         return execution.unreconciled
-    return (*execution.unreconciled, opened.session.date.isoformat())
+    return (*execution.unreconciled, date)
 
 
 def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tuple[Position, ...]:
@@ -182,6 +184,8 @@ def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tup
             opened_ns=order.decided_ns,
             entry_signal_id=order.signal_id,
             is_unknown=True,
+            stop_price=order.stop_price,
+            target_price=order.target_price,
         )
         for order in orders
         if order.state is OrderState.SUBMITTED and order.intent == "entry"

@@ -28,6 +28,7 @@ from domain.events import (
     Event,
     FeedStatusChanged,
     FillAssumed,
+    HistoryLoaded,
     OrderAccepted,
     OrderAmbiguous,
     OrderExpired,
@@ -70,6 +71,7 @@ class Execution:
     kinds = frozenset(
         {
             "SessionOpened",
+            "HistoryLoaded",
             "StateCarried",
             "SymbolMapped",
             "FeedStatusChanged",
@@ -137,6 +139,7 @@ class Execution:
             case CommandReceived() as command:
                 events = self._on_command(command)
             case SafeStopRequested():
+                self._are_entries_open = False
                 events = self._close_all("safe_stop") if self._session.risk.safestop_policy == "flatten" else []
             case SessionOpened() | StateCarried() as opening:
                 self._remember(opening)
@@ -206,9 +209,13 @@ class Execution:
             case SessionOpened() as opened:
                 self._opened = opened
                 self._roots = {root.root: root for root in opened.roots}
-                self._active = {c.root: c.raw_symbol for c in opened.contracts if c.rank == 0 and c.raw_symbol}
+                traded = {root.root for root in opened.roots if not root.is_reference}
+                front = (c for c in opened.contracts if c.rank == 0 and c.root in traded)
+                self._active = {c.root: c.raw_symbol for c in front if c.raw_symbol}
                 self._holdings.use(opened.roots)
                 self._switches = Switches(is_enabled=opened.mode != "live")
+            case HistoryLoaded(tables=tables):
+                self._holdings.use_history(tables)
             case StateCarried() as carried:
                 self._take_over(carried)
             case SymbolMapped(contract=contract, instrument_id=instrument_id):
@@ -244,6 +251,7 @@ class Execution:
             entering = {order.root for order in self._outbox.orders if order.intent == "entry"}
             self._unconfirmed |= self._holdings.positions.keys() | entering
         self._was_stopped = False
+        self._are_entries_open = True
 
     @property
     def _session(self) -> SessionOpened:
@@ -382,23 +390,25 @@ class Execution:
                     yield ends
         for root in self._holdings.positions:
             for due, _ in self._closes_due(root):
-                yield max(due, Nanos(self._asked_to_close.get(root, -CLOSE_AGAIN) + CLOSE_AGAIN))
+                yield max(due, self._may_ask_ns(root))
 
     def _cancel_ns(self, order: Order) -> Nanos | None:
         if order.order_type != "limit":
             return None
-        return Nanos(order.decided_ns + self._session.strategy.cancel_after_s * SECOND)
+        # TradersPost counts from when it has the order.
+        return Nanos((order.accepted_ns or order.decided_ns) + self._session.strategy.cancel_after_s * SECOND)
 
     def _on_clock(self, ts: Nanos) -> list[Event]:
         events: list[Event] = []
+        if not self._is_feed_live and self._feed_down_ns is None:
+            self._feed_down_ns = ts  # A feed that never comes up says nothing.
         for order in self._outbox.orders:
             if order.is_filling:
                 events += self._end_waiting(order, ts)
         events += self._outbox.on_clock(ts)
         for root in sorted(self._holdings.positions):
-            is_due = ts >= self._asked_to_close.get(root, -CLOSE_AGAIN) + CLOSE_AGAIN
             reason = next((reason for due, reason in self._closes_due(root) if ts >= due), None)
-            if reason is not None and is_due:
+            if reason is not None and ts >= self._may_ask_ns(root):
                 events += self._close(root, reason)
         return events
 
@@ -432,6 +442,13 @@ class Execution:
         if self._tripped and risk.daily_loss_action == "flatten":
             yield self._now, self._tripped
 
+    def _may_ask_ns(self, root: str) -> Nanos:
+        """When a close of the position in `root` may be asked for, if it was asked for before."""
+        asked = self._asked_to_close.get(root)
+        if asked is None or asked < self._holdings.positions[root].opened_ns:
+            return Nanos(0)
+        return Nanos(asked + CLOSE_AGAIN)
+
     def _watch_loss(self) -> list[Event]:
         """The daily stop, by the closes of the minute: realised and open, the worse case of what is unknown."""
         limit = self._session.risk.daily_loss_usd
@@ -450,6 +467,8 @@ class Execution:
 
     def _close(self, root: str, reason: str, contract: str | None = None) -> list[Event]:
         """Ask for a full exit of `root`: of the side that may be held, or of whichever is."""
+        if self._asked_to_close.get(root) == self._now:
+            return []  # The same moment makes the same signal_id: it is one intent.
         self._asked_to_close[root] = self._now
         held = self._holdings.positions.get(root)
         entry = next((order for order in self._outbox.of_root(root) if order.intent == "entry"), None)
@@ -458,7 +477,11 @@ class Execution:
             contract = known.contract if known is not None else self._active.get(root)
         if contract is None:
             return []
-        quantity = 0 if held is None else held.quantity
+        quantity = 0
+        if held is not None:
+            quantity = held.quantity
+        elif entry is not None:
+            quantity = entry.quantity if entry.side == "buy" else -entry.quantity
         side: Side = "buy" if quantity < 0 else "sell"
         request = OrderRequested(
             root=root,
@@ -469,7 +492,7 @@ class Execution:
             quantity=abs(quantity) or 1,
             order_type="market",
             limit_price=None,
-            reference_price=self._holdings.last_price(contract) or (Price(0) if held is None else held.price),
+            reference_price=self._holdings.known_price(contract) or (Price(0) if held is None else held.price),
             decided_ns=self._now,
             bar_ns=Nanos(0),
             reason=reason,
@@ -500,7 +523,9 @@ class Execution:
             case "resume":
                 self._switches = attrs.evolve(switches, is_halted=False, kill="off")
             case "kill":
-                self._switches = attrs.evolve(switches, kill="all" if root == "all" else "entries")
+                # Only `resume` loosens it.
+                is_all = root == "all" or switches.kill == "all"
+                self._switches = attrs.evolve(switches, kill="all" if is_all else "entries")
             case "flatten" if root:
                 return self._close(root, "operator")
             case "flatten":
@@ -513,12 +538,12 @@ class Execution:
 
     def _resolve(self, root: str, quantity: int, reason: str) -> list[Event]:
         """What the operator says is held, is held: orders that were unsettled end, the difference is a fill."""
+        self._unconfirmed -= {root}
         held = self._holdings.positions.get(root)
         contract = held.contract if held is not None else self._active.get(root)
         if contract is None:
             return []
-        self._unconfirmed -= {root}
-        price = self._holdings.last_price(contract) or (held.price if held is not None else Price(0))
+        price = self._holdings.known_price(contract) or (held.price if held is not None else Price(0))
         events: list[Event] = [
             PositionResolved(root=root, contract=contract, quantity=quantity, price=price, reason=reason)
         ]
@@ -531,10 +556,11 @@ class Execution:
         for order in self._outbox.of_root(root):
             if order.state is not OrderState.SUBMITTED and order.filled_ns is None:
                 events.append(self._outbox.expire(order, "resolved"))
-        if held is not None:
+        if held is not None and held.is_unknown:
+            del self._holdings.positions[root]  # Nothing was closed: it has never been there.
+        elif held is not None:
             pnl = self._holdings.close(root, price)
-            if not held.is_unknown:
-                events.append(self._resolved_fill(held, "exit", held.quantity, price, pnl))
+            events.append(self._resolved_fill(held, "exit", held.quantity, price, pnl))
         if quantity:
             side: Side = "buy" if quantity > 0 else "sell"
             opened = Position(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 
-from domain.bars import Bar
+from domain.bars import BAR_COLUMNS, Bar, BarTable
 from domain.instruments import TradedRoot
 from domain.orders import Order
 from domain.positions import Position, net_pnl
 from domain.units import Nanos, Price
+
+_CLOSE = BAR_COLUMNS.index("close")
 
 
 class Holdings:
@@ -20,10 +22,17 @@ class Holdings:
         self.realised_pnl = Decimal(0)
         self._roots: Mapping[str, TradedRoot] = {}
         self._last_price: dict[str, Price] = {}
+        self._price_before: dict[str, Price] = {}
 
     def use(self, roots: Iterable[TradedRoot]) -> None:
         """The session's roots."""
         self._roots = {root.root: root for root in roots}
+
+    def use_history(self, tables: Iterable[BarTable]) -> None:
+        """The closes before this session."""
+        for table in tables:
+            if len(table):
+                self._price_before[table.contracts[-1]] = Price(int(table.data[-1, _CLOSE]))
 
     def restore(self, positions: Iterable[Position], realised_pnl: Decimal) -> None:
         """Go on with what an earlier file left."""
@@ -38,6 +47,10 @@ class Holdings:
     def last_price(self, contract: str) -> Price | None:
         """The last close of `contract` in this session."""
         return self._last_price.get(contract)
+
+    def known_price(self, contract: str) -> Price | None:
+        """The last close of `contract`, an earlier session's if need be."""
+        return self._last_price.get(contract, self._price_before.get(contract))
 
     def in_order(self) -> tuple[Position, ...]:
         """Positions in order of root."""

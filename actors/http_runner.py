@@ -79,7 +79,7 @@ class HttpRunner:
         """Note the operator's kill switch: the last thing that is asked before a byte is written."""
         match envelope.payload:
             case CommandReceived(command="kill", argument=argument):
-                self._kill = "all" if argument == "all" else "entries"
+                self._kill = "all" if "all" in (argument, self._kill) else "entries"
             case CommandReceived(command="resume"):
                 self._kill = "off"
             case StateCarried(switches=Switches(kill=kill)):

@@ -315,6 +315,8 @@ class SessionRun:
         if end.kind == "safe_stop":
             log.critical("safe stop", reason=end.reason)
             self._sequencer.publish(SafeStopRequested(reason=end.reason), source="supervisor")
+            if self._file.opened.risk.safestop_policy == "flatten":
+                self._quiesce()  # The exits it asks for leave before their actors are stopped.
         positions = tuple(self._tally.positions[root] for root in sorted(self._tally.positions))
         self._sequencer.publish(SessionStopped(reason=end.reason, positions=positions), source="session")
 

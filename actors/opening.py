@@ -18,7 +18,7 @@ from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
 from domain.bars import BarTable, Timeframe
 from domain.errors import JournalUnreadable, OperatorError
-from domain.events import Event, HistoryLoaded, SessionOpened
+from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.features import required_inputs
 from domain.ibs import StrategySettings
 from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot, parse_contract
@@ -193,6 +193,7 @@ class Opener:
 
     def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
         carried = left.carried if left is not None else fresh_state()
+        self._refuse_dropped_roots(carried)
         path = self.journals.create(opened.session.date.isoformat(), opened.segment)
         log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
         for root, lacking in lacking_inputs(opened.models, history.tables):
@@ -202,6 +203,17 @@ class Opener:
         for position in carried.positions:
             log.warning("position carried", root=position.root, contract=position.contract, quantity=position.quantity)
         return OpenedFile(path=path, opened=opened, opening=(opened, history, carried))
+
+    def _refuse_dropped_roots(self, carried: StateCarried) -> None:
+        """What is held can be closed only through its root's settings."""
+        traded = {root.root for root in self.plan.roots if not root.is_reference}
+        left = {position.root for position in carried.positions} | {order.root for order in carried.orders}
+        if dropped := sorted(left - traded):
+            raise OperatorError(
+                f"held or ordered, and not traded any more: {', '.join(dropped)}",
+                where="symbols",
+                fix="trade them until they are flat",
+            )
 
     def _opened(
         self,

@@ -61,12 +61,15 @@ class Outbox:
         self._probes = 0
         self._last_sent: dict[str, Nanos] = {}
         """By root."""
+        self._last_before: Nanos | None = None
+        """When an earlier file sent its last message, whichever its root was."""
 
     def restore(self, orders: tuple[Order, ...], memory: OutboxMemory, now: Nanos) -> None:
         """Go on with what an earlier file left."""
         self._orders = {order.signal_id: order for order in orders}
         self._limiter = Limiter(memory.sent)
         self._probes = memory.probes
+        self._last_before = max((ts for ts, _ in memory.sent), default=None)
         if memory.breaker != "closed":
             self._breaker = Breaker(state=memory.breaker, probe_ns=now)
 
@@ -282,7 +285,7 @@ class Outbox:
             return order.not_before_ns
         if any(other.intent == "exit" for other in of_root):
             return None
-        last = self._last_sent.get(order.root)
+        last = self._last_sent.get(order.root, self._last_before)
         if order.attempt or last is None:
             return order.not_before_ns
         return max(order.not_before_ns, Nanos(last + TICKER_GAP))
