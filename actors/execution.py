@@ -538,6 +538,8 @@ class Execution:
 
     def _resolve(self, root: str, quantity: int, reason: str) -> list[Event]:
         """What the operator says is held, is held: orders that were unsettled end, the difference is a fill."""
+        if any(o.state is OrderState.SUBMITTED and o.intent == "entry" for o in self._outbox.of_root(root)):
+            return []  # Whether it is received is known in seconds, and the operator cannot have counted it.
         self._unconfirmed -= {root}
         held = self._holdings.positions.get(root)
         contract = held.contract if held is not None else self._active.get(root)
