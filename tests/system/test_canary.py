@@ -115,7 +115,7 @@ def test_no_secret_is_found_anywhere_after_a_session_with_every_fault(tmp_path: 
         secrets = {
             "DATABENTO_API_KEY": KEY,
             "TRADERSPOST_WEBHOOK_URL": f"http://{post}/trading/webhook/{UUID}/{PASSWORD}",
-            "ALERT_URLS": f"tgram://{ALERT}/123456",
+            "ALERT_URLS": f"json://127.0.0.1:1/{ALERT}",
         }
         live = ("live", "--config", config, "--until", UNTIL, "--crash", "execution@60")
         elsewhere = ("live", "--config", config, "--journal-dir", tmp_path / "other")

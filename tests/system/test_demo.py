@@ -43,6 +43,8 @@ COMMANDS = (
     "why",
     "config",
     "config show",
+    "alerts",
+    "alerts test",
 )
 HEAVY = ("pandas", "sklearn", "backtrader", "databento", "numpy", "aiohttp", "sqlite_utils")
 PROGRESS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ +[\d,]+ trades +[\d,]+ minutes +\d+ decisions +\d+ orders ")
