@@ -115,6 +115,9 @@ class Execution:
         self._has_traded = False
         self._asked_to_close: dict[str, Nanos] = {}
         """When a close of our own was last asked for, by root."""
+        self._own_ordinals: dict[tuple[str, str, Intent, Side], tuple[Nanos, int]] = {}
+        self._is_stopping = False
+        """`stop` was commanded: nothing is entered while the rest is brought to its end."""
         self._now = Nanos(0)
 
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
@@ -250,7 +253,7 @@ class Execution:
         if not self._was_stopped and self._opened is not None and self._opened.mode == "live":
             entering = {order.root for order in self._outbox.orders if order.intent == "entry"}
             self._unconfirmed |= self._holdings.positions.keys() | entering
-        self._was_stopped = False
+        self._was_stopped = self._is_stopping = False
         self._are_entries_open = True
 
     @property
@@ -320,7 +323,7 @@ class Execution:
         return RiskState(
             switches=self._switches,
             is_feed_live=self._is_feed_live,
-            are_entries_open=self._are_entries_open,
+            are_entries_open=self._are_entries_open and not self._is_stopping,
             breaker=self._outbox.breaker,
             tripped=self._tripped,
             occupied=occupied,
@@ -357,6 +360,7 @@ class Execution:
             is_in_time
             and self._switches.kill == "off"
             and self._are_entries_open
+            and not self._is_stopping
             and self._is_feed_live
             and self._outbox.breaker == "closed"
             and not self._tripped
@@ -506,46 +510,42 @@ class Execution:
     # ------------------------------------------------------------- the operator
 
     def _on_command(self, command: CommandReceived) -> list[Event]:
-        switches, root = self._switches, command.argument
+        root = command.argument
+        self._switches = self._switches.commanded(command.command, root, self._roots)
         match command.command:
-            case "enable" if root:
-                remaining = tuple(known for known in switches.disabled_roots if known != root)
-                self._switches = attrs.evolve(switches, is_enabled=True, disabled_roots=remaining)
-            case "enable":
-                self._switches = attrs.evolve(switches, is_enabled=True, disabled_roots=())
-            case "disable" if root:
-                disabled = tuple(sorted({*switches.disabled_roots, root}))
-                self._switches = attrs.evolve(switches, disabled_roots=disabled)
-            case "disable":
-                self._switches = attrs.evolve(switches, is_enabled=False)
-            case "halt":
-                self._switches = attrs.evolve(switches, is_halted=True)
             case "resume":
-                self._switches = attrs.evolve(switches, is_halted=False, kill="off")
-            case "kill":
-                # Only `resume` loosens it.
-                is_all = root == "all" or switches.kill == "all"
-                self._switches = attrs.evolve(switches, kill="all" if is_all else "entries")
+                self._asked_to_close.clear()  # what the kill switch has kept back may be asked for at once
+                return []
             case "flatten" if root:
                 return self._close(root, "operator")
             case "flatten":
                 return self._close_all("operator")
             case "stop":
+                self._is_stopping = True
                 return self._close_all("operator") if root == "flatten" else []
             case "resolve":
                 return self._resolve(root, command.quantity or 0, command.reason)
-        return []
+            case _:
+                return []
 
     def _resolve(self, root: str, quantity: int, reason: str) -> list[Event]:
-        """What the operator says is held, is held: orders that were unsettled end, the difference is a fill."""
+        """What the operator says is held, is held: orders that were unsettled end, the difference is a fill.
+
+        Nothing happens where no price of the position is known.
+        """
         if any(o.state is OrderState.SUBMITTED and o.intent == "entry" for o in self._outbox.of_root(root)):
             return []  # Whether it is received is known in seconds, and the operator cannot have counted it.
-        self._unconfirmed -= {root}
         held = self._holdings.positions.get(root)
         contract = held.contract if held is not None else self._active.get(root)
         if contract is None:
+            self._unconfirmed -= {root}
             return []
-        price = self._holdings.known_price(contract) or (held.price if held is not None else Price(0))
+        price = self._holdings.known_price(contract) or (held.price if held is not None else None)
+        if price is None and quantity:
+            return []
+        self._unconfirmed -= {root}
+        self._asked_to_close.pop(root, None)
+        price = price or Price(0)
         events: list[Event] = [
             PositionResolved(root=root, contract=contract, quantity=quantity, price=price, reason=reason)
         ]
@@ -555,9 +555,7 @@ class Execution:
                 # The entry whose outcome nobody knew was filled.
                 events += self._assume(entry, Fill(price=held.price, ts=self._now, rule="resolved"))
             return events
-        for order in self._outbox.of_root(root):
-            if order.state is not OrderState.SUBMITTED and order.filled_ns is None:
-                events.append(self._outbox.expire(order, "resolved"))
+        events += self._outbox.resolve(root)
         if held is not None and held.is_unknown:
             del self._holdings.positions[root]  # Nothing was closed: it has never been there.
         elif held is not None:
@@ -601,7 +599,11 @@ class Execution:
         )
 
     def _own_signal_id(self, root: str, contract: str, intent: Intent, side: Side) -> str:
-        """The id of what this machine decides itself, at most once a moment."""
+        """The id of what this machine decides itself; in one moment it may do so more than once."""
+        key = (root, contract, intent, side)
+        moment, ordinal = self._own_ordinals.get(key, (None, 0))
+        ordinal = ordinal + 1 if moment == self._now else 0
+        self._own_ordinals[key] = (self._now, ordinal)
         return signal_id(
             session=self._session.session.date.isoformat(),
             strategy="execution",
@@ -610,7 +612,7 @@ class Execution:
             intent=intent,
             side=side,
             decided_ns=self._now,
-            ordinal=0,
+            ordinal=ordinal,
         )
 
     # ------------------------------------------------------------- fills
@@ -645,11 +647,15 @@ class Execution:
             return [_filled(order, fill, None)]
         self._outbox.keep_exit(attrs.evolve(order, filled_ns=fill.ts))
         unsettled = [o for o in self._outbox.of_root(order.root) if o.state is OrderState.AMBIGUOUS]
-        if order.root not in self._holdings.positions:
+        held = self._holdings.positions.get(order.root)
+        side: Side = "sell" if held is not None and held.quantity > 0 else "buy"
+        if held is None or (order.side != side and not order.is_flatten):
             return [OrderExpired(root=order.root, signal_id=order.signal_id, reason="nothing_held")]
         pnl = self._holdings.close(order.root, fill.price)
+        # All of it, also when the operator has resolved another quantity since the exit was asked for.
+        filled = attrs.evolve(_filled(order, fill, pnl), side=side, quantity=abs(held.quantity))
         # After a full exit the root is flat, whatever its unknown entry had come to.
-        return [_filled(order, fill, pnl), *(self._outbox.expire(entry, "flat_after_exit") for entry in unsettled)]
+        return [filled, *(self._outbox.expire(entry, "flat_after_exit") for entry in unsettled)]
 
     def _take_leg(self, held: Position, trades: TradeArray) -> list[Event]:
         """A leg that rests at the broker was traded through: closed, by rule, and whatever is left of it cancelled."""

@@ -24,9 +24,11 @@ from actors.feed_memory import FeedMemory
 from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener
+from actors.operator import OperatorDesk
 from actors.recovery import Recovered, Recovery
 from actors.replay import RecallingCodec
 from actors.sequencer import Sequencer
+from actors.status import Status
 from actors.supervisor import StartChild, Supervisor
 from actors.tally import Tally
 from domain.envelope import Envelope
@@ -63,6 +65,7 @@ class LiveParts:
     now: Callable[[], Nanos]
     faults: Faults
     alerts: Alerts | None = None
+    desk: OperatorDesk = attrs.Factory(lambda: OperatorDesk(stop=lambda: None))
 
 
 @attrs.frozen(kw_only=True)
@@ -110,7 +113,8 @@ class SessionRun:
             now=parts.now,
         )
         self._sequencer.observe(self._memory.fold)
-        self._sequencer.observe(tally.fold)
+        self._status = Status(tally)
+        self._sequencer.observe(self._status.fold)
         self._sequencer.observe(self._watch_entries)
         if parts.alerts is not None:
             self._sequencer.observe(parts.alerts.watch(tally, after=head.seq, stalled_s=lambda: self._writer.stalled_s))
@@ -135,6 +139,7 @@ class SessionRun:
         self._http.start()
         try:
             self._open()
+            self._parts.desk.attend(self._sequencer, self._status, lambda: self._writer.backlog)
             while not self._ended.wait(0.2) and not self._stopping.is_set():
                 pass
         finally:
@@ -259,6 +264,7 @@ class SessionRun:
     # ------------------------------------------------------------- closing
 
     def _close(self) -> SessionEnd:
+        self._parts.desk.leave()
         end = self._end or SessionEnd(kind="stopped", reason="signal")
         self._halting.set()
         self._sequencer.wake()

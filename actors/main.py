@@ -2,7 +2,7 @@
 
 Everything heavy is imported inside the command that needs it: `--help` answers at once.
 Exit codes: 0 done, 1 diverged or broken, 2 usage or unreadable, 69 feed unreachable,
-70 safe stop, 78 configuration.
+70 safe stop, 75 try again, 78 configuration. What is said to a running program is in `actors.commands`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from actors.commands import COMMANDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -339,6 +341,9 @@ def alerts_test(log_level: str, /) -> None:
 
     sys.exit(alerts_test_command(log_level))
 
+
+for command in COMMANDS:
+    cli.add_command(command)
 
 if __name__ == "__main__":
     cli()

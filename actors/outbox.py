@@ -112,6 +112,18 @@ class Outbox:
         self.keep(order.moved(OrderState.EXPIRED))
         return OrderExpired(root=order.root, signal_id=order.signal_id, reason=reason)
 
+    def resolve(self, root: str) -> list[Event]:
+        """What `root` really holds is known: what waits for it ends. An attempt in flight can only be awaited."""
+        events: list[Event] = []
+        for order in self.of_root(root):
+            if order.state is OrderState.SUBMITTED:
+                self.keep(attrs.evolve(order, is_superseded=True))
+            elif order.filled_ns is not None:
+                self.keep_exit(attrs.evolve(order, repeat_ns=None))
+            else:
+                events.append(self.expire(order, "resolved"))
+        return events
+
     # ------------------------------------------------------------- taking in
 
     def add(self, order: Order) -> list[Event]:
@@ -168,7 +180,7 @@ class Outbox:
             case OrderNotSent() if order.is_superseded:
                 return _superseded(order)
             case OrderNotSent():
-                return self._queued(order, self._retry_ns(order, outcome, now)), []
+                return self._queued(order, retry_ns(outcome, now)), []
 
     def _after_exit(self, order: Order, outcome: Outcome, now: Nanos) -> tuple[Order, list[Event]]:
         if isinstance(outcome, OrderAccepted):
@@ -186,15 +198,15 @@ class Outbox:
             case OrderRejected():
                 return order.moved(OrderState.REJECTED), []
             case OrderAmbiguous():
-                return self._queued(order.moved(OrderState.AMBIGUOUS), self._retry_ns(order, outcome, now)), []
+                return self._queued(order.moved(OrderState.AMBIGUOUS), retry_ns(outcome, now)), []
             case OrderNotSent():
-                return self._queued(order, self._retry_ns(order, outcome, now)), []
+                return self._queued(order, retry_ns(outcome, now)), []
 
     def _after_repeat(self, order: Order, outcome: Outcome, now: Nanos) -> tuple[Order, list[Event]]:
         """An exit was accepted before: whatever may have been received of the repeat, it is over."""
         again = None
         if isinstance(outcome, OrderNotSent) and not order.is_superseded:
-            again = self._retry_ns(order, outcome, now)
+            again = retry_ns(outcome, now)
         order = attrs.evolve(order.moved(OrderState.ACCEPTED), repeat_ns=again)
         is_over = order.filled_ns is not None and again is None
         return (order.moved(OrderState.FILLED) if is_over else order), []
@@ -202,15 +214,6 @@ class Outbox:
     @staticmethod
     def _queued(order: Order, not_before_ns: Nanos) -> Order:
         return attrs.evolve(order.moved(OrderState.QUEUED), not_before_ns=not_before_ns)
-
-    @staticmethod
-    def _retry_ns(order: Order, outcome: OrderAmbiguous | OrderNotSent, now: Nanos) -> Nanos:
-        wait = backoff_ns(order.signal_id, order.attempt, cap_s=EXIT_BACKOFF_CAP_S)
-        if isinstance(outcome, OrderNotSent) and outcome.is_throttled and outcome.retry_after_s is None:
-            return throttled_until(order.signal_id, order.attempt, now)
-        if isinstance(outcome, OrderNotSent) and outcome.retry_after_s is not None:
-            wait = Nanos(max(wait, int(outcome.retry_after_s * SECOND)))
-        return Nanos(now + wait)
 
     # ------------------------------------------------------------- the breaker
 
@@ -338,6 +341,16 @@ class Outbox:
                     yield self._limiter.free_at(_kind(order), max(ready_ns, now)) if ready_ns <= now else ready_ns
         if self._breaker.probe_ns is not None:
             yield max(self._breaker.probe_ns, self._limiter.free_at("probe", now))
+
+
+def retry_ns(outcome: OrderAmbiguous | OrderNotSent, now: Nanos) -> Nanos:
+    """When the attempt that came to `outcome` may be followed by another."""
+    wait = backoff_ns(outcome.signal_id, outcome.attempt, cap_s=EXIT_BACKOFF_CAP_S)
+    if isinstance(outcome, OrderNotSent) and outcome.is_throttled and outcome.retry_after_s is None:
+        return throttled_until(outcome.signal_id, outcome.attempt, now)
+    if isinstance(outcome, OrderNotSent) and outcome.retry_after_s is not None:
+        wait = Nanos(max(wait, int(outcome.retry_after_s * SECOND)))
+    return Nanos(now + wait)
 
 
 def _superseded(order: Order) -> tuple[Order, list[Event]]:

@@ -101,6 +101,7 @@ _LIVE_NEEDS = {
 _LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1|\[::1\]|0\.0\.0\.0")
 
 Mode = Literal["paper", "live"]
+MODES: tuple[Mode, ...] = ("paper", "live")
 ClockSource = Literal["system", "feed"]
 
 
@@ -152,6 +153,15 @@ def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) ->
     )
 
 
+def find_journal_dir(path: Path) -> Path:
+    """Only where the journal of a configuration is: what is said to a running program needs none of its secrets.
+
+    Raises OperatorError (exit 78) with file:line:column.
+    """
+    document = _read_checked(path)
+    return _path(document, "journal_dir", _default_journal_dir(path, _choice(document, "mode", MODES, "paper")))
+
+
 def load_config(
     path: Path, overlays: Sequence[Path], environ: Mapping[str, str], *, today: dt.date | None = None
 ) -> LoadedConfig:
@@ -168,7 +178,7 @@ def load_config(
     document.refuse_unknown(_TOP_KEYS)
     _check_execution(document)
     account = as_text(document.require("account", fix="write `account:` with the label of the account it trades"))
-    mode = cast("Mode", _choice(document, "mode", ("paper", "live"), "paper"))
+    mode = cast("Mode", _choice(document, "mode", MODES, "paper"))
     clock = cast("ClockSource", _choice(document, "clock", ("system", "feed"), "system"))
     map_path = _path(document, "contract_map", CONTRACT_MAP_FILE)
     contract_map = _load_map(document, map_path, environ)
@@ -176,8 +186,7 @@ def load_config(
         mode=mode,
         account=account,
         clock=clock,
-        # Each mode its own directory: live never shares one with paper or a demo.
-        journal_dir=_path(document, "journal_dir", _absolute(path).parent / "journal" / mode),
+        journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
         models_dir=_path(document, "models_dir", MODELS_DIR),
         contract_map=map_path,
         contract_map_digest=contract_map.digest,
@@ -296,6 +305,11 @@ def _choice(document: YamlMap, key: str, choices: Sequence[str], default: str) -
 def _path(document: YamlMap, key: str, default: Path) -> Path:
     value = document.get(key)
     return default if value is None else _absolute(value.at.file.absolute().parent / Path(as_text(value)).expanduser())
+
+
+def _default_journal_dir(path: Path, mode: str) -> Path:
+    """Each mode its own directory: live never shares one with paper or a demo."""
+    return _absolute(path).parent / "journal" / mode
 
 
 def _absolute(path: Path) -> Path:

@@ -6,7 +6,7 @@ own, never a tuple used as a truth value (the predecessor's limit always allowed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Literal
 
@@ -64,6 +64,31 @@ class Switches:
 
     def allows_entries_of(self, root: str) -> bool:
         return self.is_enabled and root not in self.disabled_roots
+
+    def commanded(self, command: Command, argument: str, roots: Iterable[str]) -> Switches:
+        """The switches after an operator's command, in a session that trades `roots`."""
+        match command:
+            case "enable" if argument and not self.is_enabled:
+                # Where nothing was enabled, one root is and no other.
+                others = tuple(sorted(root for root in roots if root != argument))
+                return attrs.evolve(self, is_enabled=True, disabled_roots=others)
+            case "enable":
+                remaining = tuple(root for root in self.disabled_roots if argument and root != argument)
+                return attrs.evolve(self, is_enabled=True, disabled_roots=remaining)
+            case "disable" if argument:
+                return attrs.evolve(self, disabled_roots=tuple(sorted({*self.disabled_roots, argument})))
+            case "disable":
+                return attrs.evolve(self, is_enabled=False)
+            case "halt":
+                return attrs.evolve(self, is_halted=True)
+            case "resume":
+                return attrs.evolve(self, is_halted=False, kill="off")
+            case "kill":
+                # Only `resume` loosens it.
+                is_all = argument == "all" or self.kill == "all"
+                return attrs.evolve(self, kill="all" if is_all else "entries")
+            case _:
+                return self
 
 
 @attrs.frozen(kw_only=True)

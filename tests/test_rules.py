@@ -14,7 +14,10 @@ DECIDING = [
     *sorted((CHECKOUT / "domain").glob("*.py")),
     *sorted((CHECKOUT / "adapters" / "backtrader").glob("*.py")),
     CHECKOUT / "adapters" / "traderspost" / "payload.py",
-    *(CHECKOUT / "actors" / f"{name}.py" for name in ("bars", "execution", "machines", "roll_supervisor", "strategy")),
+    *(
+        CHECKOUT / "actors" / f"{name}.py"
+        for name in ("bars", "execution", "holdings", "machines", "outbox", "roll_supervisor", "strategy")
+    ),
     *(CHECKOUT / "models" / f"{name}.py" for name in ("bundle", "compiled_walk", "forest", "manifest", "walk")),
 ]
 """Everything that a replay runs between an input and a decision."""

@@ -18,6 +18,7 @@ import structlog
 from actors.faults import Faults, parse_crash
 from actors.live import LiveParts, LiveResult, run_live
 from actors.opening import LivePlan, Opener
+from actors.operator import OperatorDesk
 from actors.progress import Progress
 from actors.report import summary
 from actors.tally import Tally
@@ -35,6 +36,7 @@ from adapters.config import (
     load_config,
 )
 from adapters.log import configure_logging, redact_tracebacks, set_log_session
+from adapters.operator_socket import OperatorServer
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
 from domain.errors import OperatorError
@@ -100,6 +102,10 @@ def live_command(request: LiveRequest) -> int:
         make_webhook = _webhook_maker(config, stack)
         journals = SqliteJournals(config.journal_dir, codec)
         stack.callback(journals.release)
+        desk = OperatorDesk(stop=stopping.set)
+        operator = OperatorServer(config.journal_dir, desk.handle)
+        operator.start()
+        stack.callback(operator.close)
         keep(models.bundles.values(), config.journal_dir)
         source, load_history = _market(config, request, stack, stopping.is_set)
         parts = LiveParts(
@@ -111,6 +117,7 @@ def live_command(request: LiveRequest) -> int:
             now=SystemClock().now_ns,
             faults=faults,
             alerts=alerts,
+            desk=desk,
         )
         opener = Opener(
             plan=plan,

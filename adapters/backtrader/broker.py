@@ -16,11 +16,14 @@ next turn, through `notify_order` and `notify_trade`, as from any Backtrader bro
 | OrderNotSent, RiskDecided allowed | unchanged |
 | FillAssumed | Completed |
 
+A fill that the strategy did not ask for (a resolved position, a flatten, a resting leg) is booked on an
+order of its own, which the strategy is told of like of any other.
+
 An ambiguous entry stays open in its last status (Margin would end it, and nothing has
 ended): `info.is_ambiguous` tells the strategy, which blocks entries and still exits.
 Its position counts as held at the decision's price until an event settles it.
-It refuses to guess: a fill in a contract without a feed, or of another quantity than
-was asked, is a bug.
+It refuses to guess: a fill in a contract without a feed, or an entry's of another quantity
+than was asked, is a bug.
 """
 
 from __future__ import annotations
@@ -234,12 +237,17 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
     def _fill(self, order: Any, event: FillAssumed) -> None:
         order = self._adopt(event) if order is None else order
         note = order.info.request
-        if abs(order.size) != event.quantity or note.contract != event.contract:
+        # An exit closes whatever is held, which the operator may have corrected since it was asked for.
+        is_all = event.intent == "exit" or abs(order.size) == event.quantity
+        if not is_all or note.contract != event.contract:
             raise OurError(f"order {event.signal_id} asked {order.size} {note.contract}, the fill says {event}")
         held = self.positions.get(event.root)
         if held is not None and held.is_unknown:
             self._settle(held, event)
-        self._execute(order, event.ts, event.price)
+        elif held is not None and event.intent == "entry":
+            # An attempt that was on its way when the operator resolved its root: it takes the place of that.
+            self._held.pop(self._feed_of(held.contract)._name)
+        self._execute(order, event.quantity if event.side == "buy" else -event.quantity, event.ts, event.price)
         if event.intent == "exit":
             self.positions.pop(event.root, None)
             return
@@ -260,19 +268,19 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
         if event.signal_id == held.entry_signal_id or entry is not None:
             self._held.pop(self._feed_of(held.contract)._name)
         if entry is not None:
-            self._execute(entry, held.opened_ns, held.price)
+            self._execute(entry, entry.size, held.opened_ns, held.price)
 
-    def _execute(self, order: Any, ts: Nanos, at: Price) -> None:
-        """Book the whole order at `at`, as Backtrader's own broker does, and tell the strategy."""
+    def _execute(self, order: Any, size: int, ts: Nanos, at: Price) -> None:
+        """Book the order's fill of `size` (signed) at `at`, as Backtrader's own broker does, and tell the strategy."""
         position, price, comm = self.getposition(order.data), price_to_float(at), order.comminfo
         entry_price = position.price
-        psize, pprice, opened, closed = position.update(order.size, price)
+        psize, pprice, opened, closed = position.update(size, price)
         pnl = comm.profitandloss(-closed, entry_price, price)
         closed_commission, opened_commission = comm.getcommission(closed, price), comm.getcommission(opened, price)
         self._cash += pnl - closed_commission - opened_commission
         order.execute(
             stamp_of(ts),
-            order.size,
+            size,
             price,
             closed,
             comm.getvaluesize(closed, entry_price),
@@ -290,7 +298,7 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
         self._notify(order)
 
     def _adopt(self, event: FillAssumed) -> Any:
-        """An order for a fill that the strategy did not ask for (an operator's flatten)."""
+        """An order for a fill that the strategy did not ask for."""
         note = RequestNote(
             root=event.root,
             contract=event.contract,

@@ -338,8 +338,8 @@ class CerebroEngine:
                 self._strategy._trades[trade.data][0].append(trade)
                 self._strategy.restore_position(position, None)
         for order in carried.orders:
-            if order.state.is_final:
-                continue
+            if order.state.is_final or order.filled_ns is not None:
+                continue  # an exit that only waits for its repeat is over for the strategy
             memory = memories.get(order.root)
             restored = self._broker.restore_order(order, self._note_of(order, memory))
             if order.intent == "entry" and order.state is OrderState.AMBIGUOUS:

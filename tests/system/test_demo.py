@@ -45,6 +45,17 @@ COMMANDS = (
     "config show",
     "alerts",
     "alerts test",
+    "enable",
+    "disable",
+    "halt",
+    "resume",
+    "kill",
+    "flatten",
+    "resolve",
+    "stop",
+    "status",
+    "positions",
+    "reconcile",
 )
 HEAVY = ("pandas", "sklearn", "backtrader", "databento", "numpy", "aiohttp", "sqlite_utils")
 PROGRESS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ +[\d,]+ trades +[\d,]+ minutes +\d+ decisions +\d+ orders ")

@@ -1,0 +1,142 @@
+"""The desk: what becomes of a request, and what is refused before anything is on record."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from actors.operator import OperatorDesk
+from actors.sequencer import Sequencer
+from actors.status import Status
+from adapters.memory import MemoryJournal
+from domain.errors import OperatorError
+from domain.events import CommandReceived, FillConfirmed, SessionReconciled
+from domain.units import Nanos
+from tests.builders import CODEC, PRICE, START, opened_session, traded_root
+
+
+class Office:
+    """A desk, and a session without machines: nothing is owed, everything is durable at once."""
+
+    def __init__(self) -> None:
+        self.journal, self.status, self.stops = MemoryJournal(), Status(), 0
+        self.desk = OperatorDesk(self.stop, patience_s=0.2)
+        self.sequencer = Sequencer(
+            writer=self.journal, codec=CODEC, subscribers=(), is_simulated=True, now=lambda: Nanos(0)
+        )
+        self.sequencer.observe(self.status.fold)
+        roots = (traded_root("ES"), traded_root("NQ"), traded_root("ZN", is_reference=True))
+        self.sequencer.publish(opened_session(roots=roots), source="session", ts=START)
+
+    def stop(self) -> None:
+        self.stops += 1
+
+    def attend(self) -> None:
+        self.desk.attend(self.sequencer, self.status, lambda: 7)
+
+    def ask(self, command: str, argument: str = "", **fields: Any) -> Any:
+        return self.desk.handle({"command": command, "argument": argument, **fields})
+
+    def recorded(self) -> list[Any]:
+        return [e.payload for e in self.journal.envelopes() if e.source == "operator"]
+
+
+@pytest.fixture
+def office() -> Office:
+    office = Office()
+    office.attend()
+    return office
+
+
+def test_a_command_is_one_event_and_the_answer_names_it_and_what_it_left(office: Office) -> None:
+    answer = office.ask("disable", "es")
+    assert office.recorded() == [CommandReceived(command="disable", argument="ES")]
+    assert (answer["seq"], answer["switches"]["disabled_roots"]) == (2, ["ES"])
+    assert answer["text"] == [
+        "seq 2: disable ES",
+        "entries are kept away: the feed is not live",
+        "roots not enabled: ES",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("request_", "what"),
+    [
+        ({"command": "enable", "argument": "EE"}, "'EE' is no root of this session\n  fix: did you mean ES"),
+        ({"command": "flatten", "argument": "ZN"}, "'ZN' is no root of this session"),
+        ({"command": "flatten", "argument": ["ES"]}, "is no text"),
+        ({"command": "kill", "argument": "ES"}, "kill takes no 'ES'"),
+        ({"command": "halt", "argument": "ES"}, "halt takes no 'ES'"),
+        ({"command": "sell", "argument": "ES"}, "unknown command 'sell'"),
+        ({}, "unknown command None"),
+        ({"command": "resolve", "argument": "ES", "quantity": 1.0, "reason": "x"}, "a whole number"),
+        ({"command": "resolve", "argument": "ES", "quantity": 1, "reason": " "}, "and a reason"),
+        (
+            {"command": "reconcile", "fills": [{}], "differences": 0, "session": "s", "source": "s"},
+            "no.* reconciliation",
+        ),
+    ],
+)
+def test_what_is_refused_leaves_no_event(office: Office, request_: dict[str, Any], what: str) -> None:
+    with pytest.raises(OperatorError, match=what) as refused:
+        office.desk.handle(request_)
+    assert refused.value.exit_code == 2
+    assert office.recorded() == []
+
+
+def test_what_no_machine_has_resolved_is_not_called_resolved(office: Office) -> None:
+    with pytest.raises(OperatorError, match="seq 2: nothing was resolved") as refused:
+        office.ask("resolve", "ES", quantity=1, reason="seen")
+    assert refused.value.exit_code == 1
+
+
+def test_nothing_follows_the_end_of_a_session(office: Office) -> None:
+    office.desk.leave()
+    with pytest.raises(OperatorError, match="no session is open") as refused:
+        office.ask("kill")
+    assert refused.value.exit_code == 75
+    assert office.recorded() == []
+
+
+def test_between_two_sessions_a_command_waits_for_the_next_one() -> None:
+    office = Office()
+    answers: list[Any] = []
+    asking = threading.Thread(target=lambda: answers.append(office.ask("kill", "all")))
+    asking.start()
+    time.sleep(0.02)
+    office.attend()
+    asking.join()
+    assert answers[0]["switches"]["kill"] == "all"
+
+
+def test_stop_is_on_record_before_the_process_is_told(office: Office) -> None:
+    assert office.ask("stop")["left"] == []
+    assert office.ask("stop", flatten=True)["text"][-1] == "nothing is held, no order is open"
+    assert (office.stops, [event.argument for event in office.recorded()]) == (2, ["", "flatten"])
+
+
+def test_a_stop_that_could_close_nothing_is_refused(office: Office) -> None:
+    office.ask("kill", "all")
+    with pytest.raises(OperatorError, match="kill all keeps exits back"):
+        office.ask("stop", flatten=True)
+    assert office.stops == 0
+    office.ask("stop")
+    assert office.stops == 1
+
+
+def test_a_reconciliation_is_its_fills_and_one_event(office: Office) -> None:
+    fill = {"root": "ES", "signal_id": "entry-1", "quantity": 1, "price": PRICE, "assumed": None}
+    office.ask("reconcile", session="2024-05-01", source="r.csv", fills=[fill], differences=3)
+    assert office.recorded() == [
+        FillConfirmed(root="ES", signal_id="entry-1", quantity=1, price=PRICE, assumed=None, source="r.csv"),
+        SessionReconciled(session="2024-05-01", source="r.csv", fills=1, differences=3),
+    ]
+
+
+def test_status_is_the_fold_and_the_process(office: Office) -> None:
+    found = office.ask("status")["status"]
+    assert (found["session"], found["seq"], found["process"]["backlog"]) == ("2024-05-01", 1, 7)
+    assert found["entries_blocked_by"] == ["the feed is not live"]
