@@ -226,6 +226,8 @@ class Execution:
             case FeedStatusChanged(status=status):
                 self._is_feed_live = status == "live"
                 self._feed_down_ns = None if self._is_feed_live else self._feed_down_ns or self._now
+                if status == "gap":
+                    self._lose_sight()
             case EntriesClosed():
                 self._are_entries_open = False
             case EntriesOpened():
@@ -238,6 +240,12 @@ class Execution:
                 self._unreconciled = tuple(date for date in self._unreconciled if date != session)
             case _:
                 pass
+
+    def _lose_sight(self) -> None:
+        """Trades are missing for good: a limit entry that was working may have been filled by one of them."""
+        for order in self._outbox.orders:
+            if order.is_filling and order.order_type == "limit":
+                self._outbox.keep(attrs.evolve(order, is_touched=True))
 
     def _take_over(self, carried: StateCarried) -> None:
         self._holdings.restore(carried.positions, carried.realised_pnl)
@@ -271,6 +279,8 @@ class Execution:
             verdict = judge_exit(switches=self._switches)
         if not isinstance(verdict, Allowed):
             return [_decided(request, is_allowed=False, rule=verdict.rule, detail=verdict.detail)]
+        if request.intent == "exit" and self._may_be_working(request.root):
+            request = attrs.evolve(request, cancels_working=True)
         message = self._build_payload(request, self._session)
         order = Order(
             signal_id=request.signal_id,
@@ -293,6 +303,14 @@ class Execution:
             is_flatten=request.is_flatten,
         )
         return [_decided(request, is_allowed=True), *self._outbox.add(order)]
+
+    def _may_be_working(self, root: str) -> bool:
+        """A limit entry, or the legs of one: an exit that left it there would be followed by a position."""
+        entries = (order for order in self._outbox.of_root(root) if order.intent == "entry" and order.attempt)
+        return any(
+            order.order_type == "limit" or order.stop_price is not None or order.target_price is not None
+            for order in entries
+        )
 
     def _question(self, request: OrderRequested, now: Nanos) -> EntryQuestion:
         return EntryQuestion(
@@ -397,10 +415,10 @@ class Execution:
                 yield max(due, self._may_ask_ns(root))
 
     def _cancel_ns(self, order: Order) -> Nanos | None:
-        if order.order_type != "limit":
+        if order.order_type != "limit" or order.accepted_ns is None:
             return None
-        # TradersPost counts from when it has the order.
-        return Nanos((order.accepted_ns or order.decided_ns) + self._session.strategy.cancel_after_s * SECOND)
+        # TradersPost counts from when it got the order, which may have been tried for half a minute.
+        return Nanos(order.accepted_ns + self._session.strategy.cancel_after_s * SECOND)
 
     def _on_clock(self, ts: Nanos) -> list[Event]:
         events: list[Event] = []
@@ -425,11 +443,13 @@ class Execution:
             return self._assume(order, Fill(price=order.reference_price, ts=ts, rule="no_trade"))
         if cancel_ns is None or ts < cancel_ns:
             return []
-        if not order.is_touched:
+        if not order.is_touched and self._is_feed_live:
             return [self._outbox.expire(order, "cancel_after")]
         self._outbox.keep(order.moved(OrderState.AMBIGUOUS))
         self._holdings.hold(order, price=order.limit_price or order.reference_price, ts=ts, is_unknown=True)
         cause = "its price was touched and not traded through when its time ended: it may have been filled"
+        if not order.is_touched:
+            cause = "the feed was not live when its time ended: it may have been filled"
         return [OrderAmbiguous(root=order.root, signal_id=order.signal_id, attempt=order.attempt, cause=cause)]
 
     # ------------------------------------------------------------- closes of our own

@@ -255,7 +255,8 @@ class Outbox:
         """The attempts that leave now, the most urgent first, and a probe when one is due."""
         events: list[Event] = []
         due = [order for root in sorted(self._roots()) if (order := self._next_of(root, now, may_leave)) is not None]
-        for order in sorted(due, key=lambda order: _URGENCY[_kind(order)]):
+        # Who has waited longest comes first: a shared rate would else be used up by the first roots of the alphabet.
+        for order in sorted(due, key=lambda order: (_URGENCY[_kind(order)], order.not_before_ns)):
             if self._limiter.free_at(_kind(order), now) <= now:
                 events.append(self._submit(order, now))
         probe_ns = self._breaker.probe_ns

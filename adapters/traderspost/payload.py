@@ -51,7 +51,7 @@ def build_payload(request: OrderRequested, opened: SessionOpened) -> OrderMessag
         "time": _iso_millis(request.decided_ns),
         "extras": _bounded(_extras(request, root, opened)),
     }
-    fallback = "" if request.intent == "entry" else encode({"ticker": ticker, "action": "exit"})
+    fallback = "" if request.intent == "entry" else encode({"ticker": ticker, "action": "exit"} | _cancel(request))
     return OrderMessage(ticker=ticker, body=encode(message), fallback=fallback)
 
 
@@ -148,10 +148,12 @@ def _exit_fields(request: OrderRequested, root: TradedRoot) -> dict[str, JsonVal
     fields["orderType"] = "market"
     if request.reference_price:
         fields["signalPrice"] = _order_price(request.reference_price, request, root)
-    if request.is_flatten or request.cancels_working:
-        fields["cancel"] = True
-    fields["ignoreTradingWindows"] = True
-    return fields
+    return fields | _cancel(request) | {"ignoreTradingWindows": True}
+
+
+def _cancel(request: OrderRequested) -> dict[str, JsonValue]:
+    """A plain exit leaves working orders behind, which would then open a position."""
+    return {"cancel": True} if request.is_flatten or request.cancels_working else {}
 
 
 def _order_price(price: Price, request: OrderRequested, root: TradedRoot) -> Decimal:

@@ -232,7 +232,7 @@ def test_a_flatten_byte_for_byte() -> None:
         f'"exit_reason":"daily_loss","entry_signal_id":"{"1" * 32}","pnl_assumed":12.50,'
         '"tradovate_symbol":"MES","description":"Micro ES","dataset":"GLBX.MDP3","feed_symbol":"MES",'
         '"product_id":"MES.FUT","instrument_id":17,"optimized":false,"roll_rule":"vendor"}}',
-        fallback='{"ticker":"MESM2024","action":"exit"}',
+        fallback='{"ticker":"MESM2024","action":"exit","cancel":true}',
     )
 
 
@@ -262,6 +262,8 @@ def test_what_is_held_of_a_reference_root_can_be_closed() -> None:
 def test_the_fallback_names_the_contract_held() -> None:
     message = build_payload(exit_request(contract="MESZ3"), opened())
     assert message.fallback == '{"ticker":"MESZ2023","action":"exit"}'
+    cancelling = build_payload(exit_request(contract="MESZ3", cancels_working=True), opened())
+    assert cancelling.fallback == '{"ticker":"MESZ2023","action":"exit","cancel":true}'
     assert faults(message.fallback) == []
     assert build_payload(request(), opened()).fallback == ""
 

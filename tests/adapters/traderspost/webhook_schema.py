@@ -63,7 +63,7 @@ def kind_of(message: dict[str, Any]) -> str:
     """The column that `message` is to be held against."""
     if "ticker" not in message and "action" not in message:
         return "probe"
-    if set(message) == {"ticker", "action"}:
+    if set(message) - {"cancel"} == {"ticker", "action"}:
         return "fallback"
     if message.get("action") == "exit":
         return "flatten"
