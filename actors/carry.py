@@ -128,9 +128,9 @@ def _state(
         orders=tuple(order for order in map(_left_behind, execution.orders) if not order.state.is_final),
         # A new session starts its day at zero; a new segment of the same one does not.
         realised_pnl=execution.realised_pnl if is_same_session else Decimal(0),
-        tripped=execution.tripped if is_same_session else "",
+        tripped=execution.account.tripped if is_same_session else "",
         switches=execution.switches,
-        outbox=execution.outbox_memory,
+        outbox=execution.account.outbox.memory,
         unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
         unreconciled=_unreconciled(opened, execution),
         open_minutes=open_bars.minutes,
@@ -158,7 +158,7 @@ def _left_behind(order: Order) -> Order:
 
 def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set[str]:
     """With money, what a crashed process left is looked at by the operator before anything is entered."""
-    unconfirmed = set(execution.unconfirmed)
+    unconfirmed = set(execution.account.unconfirmed)
     if opened.mode == "live" and head.status == "open":
         unconfirmed |= {position.root for position in execution.positions}
         unconfirmed |= {order.root for order in execution.orders if order.intent == "entry"}
@@ -168,9 +168,9 @@ def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set
 def _unreconciled(opened: SessionOpened, execution: Execution) -> tuple[str, ...]:
     """Sessions that have sent orders and were never compared with a broker's report, this one from now on."""
     date = opened.session.date.isoformat()
-    if not execution.has_traded or date in execution.unreconciled:
-        return execution.unreconciled
-    return (*execution.unreconciled, date)
+    if not execution.account.has_traded or date in execution.account.unreconciled:
+        return execution.account.unreconciled
+    return (*execution.account.unreconciled, date)
 
 
 def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tuple[Position, ...]:

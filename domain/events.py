@@ -550,7 +550,7 @@ class CommandReceived:
     | command | argument |
     |---|---|
     | `enable`, `disable` | a root, or "" for all: entries, kept over sessions and crashes |
-    | `halt`, `resume` | entries of this process |
+    | `halt`, `resume` | entries, all of them; kept over sessions and crashes too |
     | `kill` | "" stops entries, those already allowed too; "all" stops exits as well; `resume` ends both |
     | `flatten` | a root, or "" for all |
     | `stop` | "flatten", or "" to leave positions as they are |

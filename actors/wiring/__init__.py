@@ -26,6 +26,7 @@ from domain.veto import VetoModel
 VERSION = "0.1.0"
 DECISION_CODE = (
     "domain",
+    "actors/account.py",
     "actors/bars.py",
     "actors/execution.py",
     "actors/holdings.py",

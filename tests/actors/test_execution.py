@@ -659,7 +659,7 @@ def test_carried_positions_orders_result_and_switch_are_gone_on_with() -> None:
         orders=before.machine.orders,
         realised_pnl=Decimal("12.5"),
         switches=Switches(kill="entries"),
-        outbox=before.machine.outbox_memory,
+        outbox=before.machine.account.outbox.memory,
     )
     after = Desk(carried=carried)
     assert after.machine.positions == before.machine.positions

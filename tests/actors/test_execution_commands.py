@@ -366,9 +366,9 @@ class Walk:
             )
             == machine.switches
         )
-        assert shown["breaker"] == machine.outbox_memory.breaker
+        assert shown["breaker"] == machine.account.outbox.memory.breaker
         assert Decimal(shown["realised_pnl"]) == machine.realised_pnl.quantize(Decimal("0.01"))
-        sent = [ts for ts, _ in machine.outbox_memory.sent]
+        sent = [ts for ts, _ in machine.account.outbox.memory.sent]
         assert shown["limiter"]["last_minute"] == sum(ts > self.record.envelopes[-1].ts_ns - MINUTE for ts in sent)
 
 

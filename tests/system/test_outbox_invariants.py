@@ -249,16 +249,16 @@ def test_the_daily_stop_counts_what_is_open_and_what_is_unknown_and_outlives_the
         scenario.let_pass(10, ticks=0)
         scenario.let_pass(10, ticks=-20)  # 20 ticks of 12.50 USD, and the commission
         scenario.close_bar()
-        assert scenario.life.machine.tripped == ""
+        assert scenario.life.machine.account.tripped == ""
         scenario.let_pass(10, ticks=-20)
         scenario.close_bar()
-        assert scenario.life.machine.tripped == "daily_loss"
+        assert scenario.life.machine.account.tripped == "daily_loss"
         (tripped,) = [envelope.payload for envelope in scenario.record() if envelope.type == "RiskTripped"]
         assert isinstance(tripped, RiskTripped)
         assert tripped.action == "flatten"
         scenario.life.die()
         scenario.put(ClockTicked(ts=scenario.now, watermark=scenario.now))
-        assert scenario.life.machine.tripped == "daily_loss"
+        assert scenario.life.machine.account.tripped == "daily_loss"
         refused = scenario.entry("NQ")
         scenario.put(refused, source="strategy")
         answers = [e.payload for e in scenario.record() if isinstance(e.payload, RiskDecided)]
