@@ -130,10 +130,15 @@ def test_no_secret_is_found_anywhere_after_a_session_with_every_fault(tmp_path: 
         answers = {answer for record in ledger(post)["signals"].values() for answer in record["answers"]}
         assert answers >= FAULTS_SEEN
         (journal,) = (tmp_path / "journal").glob("*.db")
-        readings = (("replay", journal), ("journal", "events", journal), ("why", journal, "ES", "2024-04-30T22:10Z"))
+        readings = (
+            ("replay", journal),
+            ("journal", "events", journal),
+            ("why", journal, "ES", "2024-04-30T22:10Z"),
+            ("positions", journal),
+        )
         others += [pool.submit(program, secrets, *reading) for reading in readings]
         ended = [each.result() for each in (session, *others)]
-    assert [each.code for each in ended] == [0, 78, 78, 0, 0, 0, 0], ended
+    assert [each.code for each in ended] == [0, 78, 78, 0, 0, 0, 0, 0], ended
     assert b"actor crashed" in ended[0].err
     said = {f"output of run {i}": run.out + run.err for i, run in enumerate(ended)}
     assert leaks(said | files(tmp_path)) == []
