@@ -84,6 +84,7 @@ TICKERS = {"ES": "ESM2024", "NQ": "NQM2024", "GC": "GCM2024"}
 BAR = Nanos(3 * MINUTE)
 BARS = 4
 TIMEOUTS = Timeouts(connect_s=1.0, read_s=0.3, total_s=1.0)
+MOST_LIVES = 12
 QUIET_LIMIT = Nanos(90 * MINUTE)
 """By then everything must be over once the faults have ended: an hour's limits, and the repeats after them."""
 
@@ -229,14 +230,19 @@ class Sent:
 class MortalWriter:
     """Implements `ports.JournalWriter`: commits until its process dies, and then lets go of whoever waits for it."""
 
-    def __init__(self, path: Path, *, durable_seq: int, is_dead: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durable_seq: int,
+        is_dead: Callable[[], bool],
+        on_failure: Callable[[JournalWriteFailed], None],
+    ) -> None:
         self._is_dead = is_dead
         self._waiting: dict[int, Callable[[], None]] = {}
         self._numbers = 0
         self._lock = threading.Lock()
-        self.writer = Writer(
-            path, durable_seq=durable_seq, on_failure=lambda error: None, before_commit=self._before_commit
-        )
+        self.writer = Writer(path, durable_seq=durable_seq, on_failure=on_failure, before_commit=self._before_commit)
 
     def _before_commit(self) -> None:
         if self._is_dead():
@@ -374,7 +380,12 @@ class Life:
         recovery = Recovery(scenario.parts, codec)
         with contextlib.closing(JournalFile(scenario.path, codec)) as journal:
             self.first_seq = journal.head().seq
-            self.writer = MortalWriter(scenario.path, durable_seq=self.first_seq, is_dead=self._died.is_set)
+            self.writer = MortalWriter(
+                scenario.path,
+                durable_seq=self.first_seq,
+                is_dead=self._died.is_set,
+                on_failure=self._on_write_failure,
+            )
             self.sequencer = Sequencer(
                 writer=self.writer,
                 codec=CODEC,
@@ -476,6 +487,11 @@ class Life:
         self._actor.stop(block=True)
         with contextlib.suppress(JournalWriteFailed):
             self.writer.writer.stop()
+
+    def _on_write_failure(self, error: JournalWriteFailed) -> None:
+        if not self.is_dead:
+            self._scenario.violate("writer", repr(error))
+            self.die()
 
     def _on_runner_failure(self, error: BaseException) -> None:
         if not isinstance(error, ProcessDied):
@@ -639,6 +655,8 @@ class Scenario:
 
     def _start(self) -> Life:
         self._lives += 1
+        if self._lives > MOST_LIVES:
+            raise AssertionError(f"seed {self.seed} dies again and again: {self.violations}")
         life = Life(self, self._lives, self._draw_crash())
         life.start()
         return life

@@ -25,6 +25,7 @@ from adapters.traderspost.payload import build_payload
 from domain.envelope import Envelope
 from domain.events import (
     ClockTicked,
+    CommandReceived,
     FeedStatusChanged,
     OrderAccepted,
     OrderAmbiguous,
@@ -165,6 +166,19 @@ def test_an_exit_of_an_unknown_limit_entry_cancels_what_may_be_working(scenario:
         scenario.put(scenario.exit_of(unknown), source="strategy")
         assert scenario.judge.ledger(scenario.now).orders == ()
         scenario.let_pass(10, ticks=-20)
+        scenario.settle()
+
+
+def test_two_reasons_to_close_at_one_moment_are_one_exit(scenario: Scenario) -> None:
+    """Their requests would have one id, which the journal refuses."""
+    with scenario.playing():
+        scenario.open(opened_session())
+        scenario.put(scenario.entry("ES"), source="strategy")
+        scenario.let_pass(20, ticks=0)
+        scenario.put(CommandReceived(command="flatten", argument="ES"), source="operator")
+        scenario.put(CommandReceived(command="stop", argument="flatten"), source="operator")
+        scenario.let_pass(10, ticks=0)
+        assert scenario.judge.ledger(scenario.now).positions == {}
         scenario.settle()
 
 
