@@ -338,7 +338,8 @@ class Line:
     def _note(self, submitted: OrderSubmitted) -> None:
         self._scenario.sent.append(
             Sent(
-                ts=self._scenario.now,
+                # What a dead process had not on disk the simulated market says again, at its own time.
+                ts=self._life.sequencer.now_ns if self._life.is_simulated else self._scenario.now,
                 signal_id=submitted.signal_id,
                 attempt=submitted.attempt,
                 intent=submitted.intent,

@@ -227,14 +227,16 @@ class Watched:
         assert self._source is not None
         self._connection = self._source.connect(raw_symbols, start_ns)
         self.connections += 1
+        self._is_completed = False
         self.is_repeating = self.connections == 2
         return self
 
     def take(self, timeout_s: float) -> list[FeedItem]:
         assert self._connection is not None
+        # One look may bring the whole replay and its end: what is made of it belongs to the replay.
+        self.is_repeating = self.is_repeating and not self._is_completed
         items = self._connection.take(timeout_s)
-        if any(isinstance(item, ReplayCompleted) for item in items):
-            self.is_repeating = False
+        self._is_completed = any(isinstance(item, ReplayCompleted) for item in items)
         if self.is_repeating:
             self.repeated += sum(len(item.raw) // TRADE_DTYPE.itemsize for item in items if isinstance(item, Records))
         return items

@@ -316,16 +316,16 @@ REWRITES: dict[str, tuple[str, str, str, str, int, str]] = {
     "the IBS": ("domain/ibs.py", "max(0.0, (close - low)", "max(0.0, (high - close)", "SignalEvaluated", 0, "ibs"),
     "the last bit of a score, as another library's sum would have it": (
         "models/forest.py",
-        "float(values.cumsum()[-1] / self.n_trees)",
-        "float(np.nextafter(values.cumsum()[-1] / self.n_trees, 1))",
+        "probability=float(total) / self.n_trees",
+        "probability=float(np.nextafter(float(total) / self.n_trees, 1))",
         "VetoScored",
         0,
         "probability",
     ),
     "the risk gate": (
         "domain/risk.py",
-        "len(state.occupied_roots) >= ",
-        "len(state.occupied_roots) + 1 >= ",
+        "len(occupied) >= ",
+        "len(occupied) + 1 >= ",
         "RiskDecided",
         -1,
         "is_allowed",
@@ -383,7 +383,7 @@ def test_a_look_that_the_guard_cannot_see_differs_in_what_it_decides(session: Pa
         tmp_path / "program",
         "domain/positions.py",
         ("from decimal import Decimal\n", "from decimal import Decimal\nfrom time import time_ns\n"),
-        ('ts=Nanos(int(trades["ts_recv"][index]))', "ts=Nanos(time_ns())"),
+        ('ts=Nanos(int(trades["ts_recv"][index])), rule="next_trade"', 'ts=Nanos(time_ns()), rule="next_trade"'),
     )
     found = report(session, program=planted)["divergence"]
     assert (found["seq"], found["type"]) == (Forger(session).of("FillAssumed")[0]["seq"], "FillAssumed")
