@@ -29,6 +29,7 @@ from tests.bench.pairs import Benchmark, Facts, Row, Scale, Side, Stopwatch
 SAMPLES = 100
 IDLE_S = 0.05
 POST_LIMIT_S = 0.75
+REPEAT_LIMIT_S = 5.0
 WARM_UP = 10
 MINUTE_NS = 60_000_000_000
 START = "2024-04-30T23:00:00Z"
@@ -235,12 +236,13 @@ class _LiveRun:
         thread = threading.Thread(target=self._run, args=(stopping,), daemon=True)
         thread.start()
         taken: list[int] = []
-        is_held = False
+        is_held = is_repeat_due = False
         self._market.trade(self._minute * MINUTE_NS, MIDDLE)
         time.sleep(1.0)  # until the feed is live: what came before decides nothing
         while len(taken) < count:
             assert thread.is_alive(), "the live program ended"
-            latency_ns = self._one_minute(HIGH if is_held else LOW)
+            latency_ns = self._one_minute(HIGH if is_held else LOW, is_repeat_due=is_repeat_due)
+            is_repeat_due = is_held and latency_ns is not None
             if latency_ns is not None:
                 taken.append(latency_ns)
                 is_held = not is_held
@@ -248,12 +250,17 @@ class _LiveRun:
         thread.join(30.0)
         return taken
 
-    def _one_minute(self, close: int) -> int | None:
-        """Let a minute close at `close`; how long its order took, None when there was none."""
+    def _one_minute(self, close: int, *, is_repeat_due: bool) -> int | None:
+        """Let a minute close at `close`; how long its order took, None when there was none.
+
+        The exit of the minute before is sent a second time 20 s after it was accepted: that is waited for.
+        """
         start = self._minute * MINUTE_NS
-        for second, price in ((10, LOW), (20, HIGH), (50, close)):
+        for second, price in ((10, LOW), (30, HIGH), (50, close)):
             self._market.trade(start + second * 1_000_000_000, price)
             time.sleep(0.002)
+            if second == 30 and is_repeat_due:
+                self._server.stamp(REPEAT_LIMIT_S)
         time.sleep(IDLE_S)
         self._minute += 1
         started_ns = self._market.trade(self._minute * MINUTE_NS + 1_000_000, MIDDLE)
