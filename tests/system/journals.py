@@ -82,6 +82,8 @@ def sent_otherwise_than_recorded(path: Path, accepted: Mapping[str, int]) -> str
                 case OrderAmbiguous(signal_id=signal_id):
                     unknown[signal_id] += 1
     for signal_id, times in accepted.items():
+        if not signal_id:
+            continue  # a probe or the least that closes a position: they name no order
         most = 1 if intents[signal_id] == "entry" else known[signal_id] + unknown[signal_id]
         if not known[signal_id] <= times <= most:
             return f"{intents[signal_id]} {signal_id} was taken {times} times, {known[signal_id]} on record"
