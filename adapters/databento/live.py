@@ -92,8 +92,8 @@ class _Queue:
     def take(self, timeout_s: float) -> tuple[list[bytes | FeedItem], bool]:
         """Everything queued, or nothing after `timeout_s`; and whether it was full until now."""
         with self._changed:
-            if not self._items:
-                self._changed.wait(timeout_s)
+            # Records of which nothing is kept (metadata) wake nobody, unless reading stopped for them.
+            self._changed.wait_for(lambda: bool(self._items) or self._count >= self._limit, timeout_s)
             items, self._items = self._items, []
             was_full = self._count >= self._limit
             self._count = 0
