@@ -303,7 +303,7 @@ class Execution:
     def _close(self, root: str, reason: str, contract: str | None = None) -> list[Event]:
         """Ask for a full exit of `root`: of the side that may be held, or of whichever is."""
         if self._asked_to_close.get(root) == self.account.now:
-            return []  # The same moment makes the same signal_id: it is one intent.
+            return []  # Asked for twice in one moment (by a command and by a limit) it is one intent.
         self._asked_to_close[root] = self.account.now
         held = self.account.holdings.positions.get(root)
         entry = next((order for order in self.account.outbox.of_root(root) if order.intent == "entry"), None)
@@ -391,7 +391,7 @@ class Execution:
             del self.account.holdings.positions[root]  # Nothing was closed: it has never been there.
         elif held is not None:
             pnl = self.account.holdings.close(root, price)
-            events.append(self._resolved_fill(held, "exit", held.quantity, price, pnl))
+            events.append(self._resolved_fill(held, "exit", price, pnl))
         if quantity:
             side: Side = "buy" if quantity > 0 else "sell"
             opened = Position(
@@ -403,26 +403,22 @@ class Execution:
                 entry_signal_id=self.account.own_signal_id(root, contract, "entry", side),
             )
             self.account.holdings.positions[root] = opened
-            events.append(self._resolved_fill(opened, "entry", quantity, price, None))
+            events.append(self._resolved_fill(opened, "entry", price, None))
         return events
 
-    def _resolved_fill(
-        self, position: Position, intent: Intent, quantity: int, price: Price, pnl: Decimal | None
-    ) -> FillAssumed:
-        side: Side = "buy" if (quantity > 0) == (intent == "entry") else "sell"
-        is_entry = intent == "entry"
-        id = (
-            position.entry_signal_id
-            if is_entry
-            else self.account.own_signal_id(position.root, position.contract, intent, side)
-        )
+    def _resolved_fill(self, position: Position, intent: Intent, price: Price, pnl: Decimal | None) -> FillAssumed:
+        """The fill that takes `position` in (an entry) or out (an exit)."""
+        side: Side = "buy" if (position.quantity > 0) == (intent == "entry") else "sell"
+        id = position.entry_signal_id
+        if intent == "exit":
+            id = self.account.own_signal_id(position.root, position.contract, intent, side)
         return FillAssumed(
             root=position.root,
             signal_id=id,
             contract=position.contract,
             intent=intent,
             side=side,
-            quantity=abs(quantity),
+            quantity=abs(position.quantity),
             price=price,
             ts=self.account.now,
             rule="resolved",

@@ -23,7 +23,7 @@ import structlog
 from adapters.databento.dbn_files import read_trades
 from adapters.databento.gateway_faults import FaultPlan, parse_faults
 from adapters.databento.gateway_feed import MAX_SPEED, Feed
-from adapters.databento.gateway_session import END_OF_DATA, GatewaySession
+from adapters.databento.gateway_session import GatewaySession
 from adapters.databento.gateway_source import (
     GatewaySource,
     RecordedSource,
@@ -31,6 +31,7 @@ from adapters.databento.gateway_source import (
     SimulatedSessions,
     rebased_to,
 )
+from adapters.databento.gateway_wire import END_OF_DATA
 from adapters.databento.market_simulator import TRADES_PER_SESSION, SimulatedMarket, session_dates
 from domain.errors import OperatorError
 from domain.sessions import to_nanos

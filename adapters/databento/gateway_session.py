@@ -21,6 +21,7 @@ import structlog
 from adapters.databento.gateway_faults import FaultKind, FaultPlan
 from adapters.databento.gateway_feed import Feed, Pacer, Position
 from adapters.databento.gateway_wire import (
+    END_OF_DATA,
     HEARTBEAT,
     INVALID_SUBSCRIPTION,
     REPLAY_COMPLETED,
@@ -33,8 +34,6 @@ from domain.units import SECOND, UNDEF_TIMESTAMP, Nanos
 
 log = structlog.get_logger(__name__)
 
-END_OF_DATA = "End of data"
-"""Text of the heartbeat-coded SystemMsg that ends the data; its ts_event is the data's exclusive end."""
 LSG_VERSION = "0.7.2"
 SCHEMA = "trades"
 MAPPING_SCHEMA = "ohlcv-1d"

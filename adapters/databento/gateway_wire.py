@@ -32,6 +32,8 @@ INVALID_SUBSCRIPTION = ErrorCode.from_str("invalid_subscription")
 _INSTRUMENT_ID = SType.from_str("instrument_id")
 _RAW_SYMBOL = SType.from_str("raw_symbol")
 
+END_OF_DATA = "End of data"
+"""Text of the heartbeat-coded SystemMsg that ends the data; its ts_event is the data's exclusive end."""
 ERROR_TEXT_LIMIT = 300
 """Characters of an ErrorMsg's text; the record holds 302 bytes with its final zero."""
 _TS_OUT_WORDS = 2

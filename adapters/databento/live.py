@@ -33,7 +33,7 @@ from databento_dbn import (
     TradeMsg,
 )
 
-from adapters.databento.gateway_session import END_OF_DATA
+from adapters.databento.gateway_wire import END_OF_DATA
 from domain.errors import OperatorError
 from domain.ports import (
     DataExhausted,

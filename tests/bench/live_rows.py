@@ -81,7 +81,7 @@ def ingest_reference(facts: Facts) -> Side:
     import databento as db
     from databento_dbn import TradeMsg
 
-    from adapters.databento.gateway_session import END_OF_DATA
+    from adapters.databento.gateway_wire import END_OF_DATA
 
     count = 0
     is_over = threading.Event()
