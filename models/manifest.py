@@ -206,7 +206,7 @@ class _Loader(_SafeLoader):  # type: ignore[misc]  # chosen at run time
 def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     """The file's mapping with exactly the keys of this format."""
     try:
-        if _depth(raw) > MAX_DEPTH:
+        if _is_too_deep(raw):
             raise BundleRefused("malformed", f"nested deeper than {MAX_DEPTH}", where=path)
         fields = yaml.load(raw, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
@@ -221,16 +221,17 @@ def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     return fields
 
 
-def _depth(raw: bytes) -> int:
-    """How deep lists and mappings are nested, found without recursion: the C loader would overflow the stack."""
-    depth = deepest = 0
+def _is_too_deep(raw: bytes) -> bool:
+    """Lists and mappings are nested deeper than MAX_DEPTH: found without recursion, the C loader would overflow."""
+    depth = 0
     for event in yaml.parse(raw, Loader=_Loader):
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            deepest = max(deepest, depth)
+            if depth > MAX_DEPTH:
+                return True
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    return deepest
+    return False
 
 
 def _typed(fields: Mapping[str, Any], key: str, kind: type, path: Path) -> Any:

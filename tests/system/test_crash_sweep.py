@@ -42,7 +42,7 @@ SITES: tuple[Site, ...] = ("before", "handled", "published")
 FEED_PUBLISHES = frozenset({"SymbolMapped", "FeedStatusChanged", "TradesReceived", "ClockTicked"})
 HANDLES = {**dict(SUBSCRIBERS), "feed": FEED_PUBLISHES}
 """What each actor can crash at: what it handles; the feed, what it publishes."""
-CI_SAMPLE = 25
+CI_SAMPLE = 14
 CALENDAR = CmeCalendar()
 
 

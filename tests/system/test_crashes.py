@@ -55,7 +55,11 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("place", PLANS)
+# Single crashes after handling and after publishing are in the sample of test_crash_sweep.
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param(p, marks=pytest.mark.soak if p in ("after handling", "after publishing") else ()) for p in PLANS],
+)
 def test_a_crash_changes_no_decision_and_sends_no_order_twice(place: str, undisturbed: Path, tmp_path: Path) -> None:
     plan, expected = PLANS[place]
     crashes = [argument for crash in plan.split() for argument in ("--crash", crash)]

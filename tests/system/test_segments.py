@@ -114,7 +114,9 @@ def test_a_machine_that_decides_otherwise_than_its_record_stops_the_start(
     assert stopped[1] != machines[0] or stopped[2].startswith(f"{machines[0]}: seq {forged['seq']} is {type_}")
 
 
-@pytest.mark.parametrize("file", ["domain/gates.py", "adapters/backtrader/stepper.py"])
+@pytest.mark.parametrize(
+    "file", ["domain/gates.py", pytest.param("adapters/backtrader/stepper.py", marks=pytest.mark.soak)]
+)
 def test_every_change_of_the_decision_code_opens_a_segment(file: str, mine: Path, tmp_path: Path) -> None:
     """A comment is enough: nobody judges whether a change matters. Nor is a program that was here before known."""
     other = commented(tmp_path / "program", file)
@@ -146,7 +148,7 @@ SAME_VALUES = (
         (SAME_VALUES, (), ONE),
         ("feed: {heartbeat_interval_s: 6}\n", (), ONE),
         ("risk: {max_positions: 3}\n", (), TWO),
-        ("strategy: {stop_pct: 1.01}\n", (), TWO),
+        pytest.param("strategy: {stop_pct: 1.01}\n", (), TWO, marks=pytest.mark.soak),
         ("{}\n", ("--seed", "2"), TWO),
     ],
     ids=["the same values", "another heartbeat", "another limit", "another stop", "another seed"],
