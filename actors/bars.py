@@ -218,7 +218,9 @@ class BarAggregator:
             self._days[minute.contract] = merge_bars(day, minute)
 
     def _day_of(self, minute: Bar, hours: SessionHours) -> Bar:
-        if minute.ts_start < hours.close_ns:
+        has_session = hours.open_ns < hours.close_ns
+        if has_session and minute.ts_start < hours.close_ns:
             return attrs.evolve(minute, ts_start=min(hours.open_ns, minute.ts_start), ts_end=hours.close_ns)
-        # After its root's close a trade belongs to no exchange session: it goes with the rest of the file.
-        return attrs.evolve(minute, ts_start=hours.close_ns, ts_end=self._opened().end_ns)
+        # After its close, or on a day without a session, a trade of the root belongs to none: it goes with the file.
+        start = min(hours.close_ns, minute.ts_start)
+        return attrs.evolve(minute, ts_start=start, ts_end=self._opened().end_ns)

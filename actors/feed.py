@@ -114,6 +114,8 @@ class FeedActor(SupervisedActor):
         """Contracts that are traded and not mapped yet: nothing is published before they are."""
         self._strangers = empty_trades()
         """Records of ids that no mapping has named yet."""
+        self._foreign: set[int] = set()
+        """Ids that the feed has named as something else, such as the spreads of a parent symbol."""
         self._is_replaying = False
         self._exhausted_ns: Nanos | None = None
         self._heartbeat_ns = Nanos(0)
@@ -221,17 +223,22 @@ class FeedActor(SupervisedActor):
 
     def _hold(self, fresh: TradeArray) -> None:
         """Keep records until their batch is complete; those of unknown ids wait for their mapping."""
-        known = [mapped.instrument_id for mapped in self._memory.mapped.values()]
-        is_known = np.isin(fresh["instrument_id"], known)
+        known = {mapped.instrument_id for mapped in self._memory.mapped.values()} - self._foreign
+        is_known = np.isin(fresh["instrument_id"], list(known))
         if not is_known.all():
-            self._strangers = np.concatenate((self._strangers, fresh[~is_known]))
+            strangers = fresh[~is_known]
+            is_nameless = ~np.isin(strangers["instrument_id"], list(self._foreign))
+            self._strangers = np.concatenate((self._strangers, strangers[is_nameless]))
             fresh = fresh[is_known]
         self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
 
     def _map(self, mapped: Mapped) -> None:
         contract = self._contracts.get(mapped.raw_symbol)
         if contract is None:
+            self._foreign.add(mapped.instrument_id)
+            self._strangers = self._strangers[self._strangers["instrument_id"] != mapped.instrument_id]
             return
+        self._foreign.discard(mapped.instrument_id)
         self._unmapped.discard(mapped.raw_symbol)
         known = self._memory.mapped.get(mapped.raw_symbol)
         if known is None or known.instrument_id != mapped.instrument_id:

@@ -16,12 +16,13 @@ import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
+from domain.allow_list import outright
 from domain.bars import BarTable, Timeframe
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.features import required_inputs
 from domain.ibs import StrategySettings
-from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot, parse_contract
+from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
@@ -267,8 +268,7 @@ class Opener:
         for root in self.plan.roots:
             for rank in (0, 1):
                 raw = raw_symbols.get(f"{root.data_product}.v.{rank}")
-                name = None if raw is None else parse_contract(raw, [root.data_product], session.date)
-                if name is None:
+                if raw is None or outright(raw, [root], session.date) is None:
                     raw = before.get((root.root, rank)) if rank == 0 else None
                     if not root.is_reference:
                         log.warning("symbol not resolved", root=root.root, rank=rank, instead=raw)

@@ -432,7 +432,7 @@ def summary(tally: Tally) -> list[str]:
     veto = "on" if tally.opened is None or tally.opened.strategy.veto else "off"
     counts = tally.bars
     lines = [
-        f"trades     {tally.trades:,}",
+        f"trades     {tally.trades:,}" + (f", {tally.late:,} late and in no bar" if tally.late else ""),
         f"bars       {counts['1m']:,} minutes, {counts['1h']:,} hours, {counts['1d']:,} sessions",
         f"decisions  {tally.decisions:,} (veto {veto})",
         f"refusals   {_listed(tally.refusals)}",

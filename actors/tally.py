@@ -10,6 +10,7 @@ from domain.events import (
     ActorRestarted,
     ClockTicked,
     FillAssumed,
+    LateTrade,
     OrderAmbiguous,
     OrderExpired,
     OrderRequested,
@@ -32,6 +33,8 @@ class Tally:
     def __init__(self) -> None:
         self.events = 0
         self.trades = 0
+        self.late = 0
+        """Trades that came for a minute that had closed: in the record, in no bar."""
         self.bars: Counter[str] = Counter()
         self.decisions = 0
         self.refusals: Counter[str] = Counter()
@@ -63,6 +66,8 @@ class Tally:
         match envelope.payload:
             case TradesReceived(trades=trades):
                 self.trades += len(trades)
+            case LateTrade(trades=late):
+                self.late += late
             case ClockTicked(ts=ts):
                 self.feed_ns = ts
             case SliceClosed(minutes=minutes, hours=hours, days=days):

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from adapters.contract_map import ContractMap, load_contract_map
+from adapters.products import VERIFIED_CALENDARS
 from adapters.secret import (
     ALERTS_VARIABLE,
     DEAD_MAN_VARIABLE,
@@ -77,6 +78,7 @@ _TOP_KEYS = (
     "account",
     "journal_dir",
     "contract_map",
+    "definitions",
     "symbols",
     "models_dir",
     "feed",
@@ -120,6 +122,7 @@ class Config:
     strategy: StrategySettings
     risk: RiskSettings
     roots: tuple[TradedRoot, ...]
+    definitions: Path | None = None
     golive: GoLive = GoLive()
     databento_key: Secret | None = None
     webhook_url: Secret | None = None
@@ -190,6 +193,7 @@ def load_config(
         models_dir=_path(document, "models_dir", MODELS_DIR),
         contract_map=map_path,
         contract_map_digest=contract_map.digest,
+        definitions=_path(document, "definitions", Path()) if document.get("definitions") is not None else None,
         feed=read_feed(_section(document, "feed")),
         strategy=_strategy(_section(document, "strategy"), mode),
         risk=read_risk(_section(document, "risk")),
@@ -201,7 +205,7 @@ def load_config(
         alert_urls=secrets[ALERTS_VARIABLE],
         dead_man_url=secrets[DEAD_MAN_VARIABLE],
     )
-    _check_start(config, document, today or _latest_date())
+    _check_start(config, document, contract_map, today or _latest_date())
     return LoadedConfig(config=config, sources=dict(_sources(document)))
 
 
@@ -256,6 +260,7 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "account": config.account,
         "journal_dir": config.journal_dir,
         "contract_map": config.contract_map,
+        "definitions": config.definitions,
         "symbols": [root.root for root in config.roots if not root.is_reference],
         "models_dir": config.models_dir,
         "clock": config.clock,
@@ -361,7 +366,7 @@ def _check_execution(document: YamlMap) -> None:
         raise OperatorError(f"unknown key 'execution.{key}'", where=str(key_at), fix=why)
 
 
-def _check_start(config: Config, document: YamlMap, today: dt.date) -> None:
+def _check_start(config: Config, document: YamlMap, contract_map: ContractMap, today: dt.date) -> None:
     """What no single value can tell: combinations that must not start."""
     _check_sizes(config, document)
     if config.mode == "live":
@@ -372,6 +377,14 @@ def _check_start(config: Config, document: YamlMap, today: dt.date) -> None:
             where=KEY_VARIABLE,
             fix=f"set {KEY_VARIABLE}, or name a local gateway under `feed:`",
         )
+    known = [root.root for root in contract_map.roots]
+    for root in config.golive.hours_confirmed:
+        if root not in known:
+            refuse(
+                _written(document, "golive.hours_confirmed"),
+                f"{root!r} is not a root of the contract map",
+                fix=did_you_mean(root, known),
+            )
     if config.golive.account not in (None, config.account):
         refuse(
             _written(document, "golive.account"),
@@ -423,6 +436,7 @@ def _check_live(config: Config, document: YamlMap, today: dt.date) -> None:
             fix="write each (Data/live.example.yml shows how, docs/go-live.md what to choose), or write `mode: paper`",
         )
     _check_margins(config, document)
+    _check_hours(config, document)
     assert config.golive.checklist is not None  # it does not lack
     _check_age(config.golive.checklist, _written(document, "golive.checklist"), today)
 
@@ -435,6 +449,27 @@ def _check_margins(config: Config, document: YamlMap) -> None:
             f"the contract map has no initial_margin_usd of {', '.join(unknown)}",
             fix=f"write the broker's margin per contract into {config.contract_map}: "
             "`spec: {initial_margin_usd: 2500}` (`order_spec` where another product is ordered)",
+        )
+
+
+def _check_hours(config: Config, document: YamlMap) -> None:
+    """Auto-close is counted from a root's close: a wrong one leaves a position in a shut market."""
+    confirmed = config.golive.hours_confirmed
+    open_questions = [
+        root.root
+        for root in config.roots
+        if not root.is_reference
+        and root.data_spec.exchange_calendar not in VERIFIED_CALENDARS
+        and root.root not in confirmed
+    ]
+    if open_questions:
+        names = ", ".join(open_questions)
+        refuse(
+            _find(document, "golive.hours_confirmed") or document.entries["mode"],
+            f"the trading hours of {names} have not been checked against the exchange's",
+            fix="compare docs/configuration.md, Calendar, with the exchange's holiday hours, correct what differs in "
+            f"{CALENDAR_OVERRIDES_FILE}, and write `golive: {{hours_confirmed: [{names}]}}`; "
+            "or leave them out of `symbols`",
         )
 
 

@@ -249,7 +249,7 @@ def _declared_spec(section: YamlMap) -> ContractSpec:
 
 
 def _confirmed_spec(product: str, known: ContractSpec, section: YamlMap) -> ContractSpec:
-    """`known` with the map's calendar and margin. Raises OperatorError when the map contradicts the table."""
+    """`known` with the map's margin. Raises OperatorError when the map contradicts the table."""
     tick_at, multiplier_at, currency_at = (section.get(key) for key in ("tick_size", "multiplier", "currency"))
     if tick_at is not None and decimal_to_price(_positive(tick_at)) != known.tick_size:
         _refuse_contradiction(tick_at, product, Decimal(known.tick_size).scaleb(-9).normalize())
@@ -258,8 +258,10 @@ def _confirmed_spec(product: str, known: ContractSpec, section: YamlMap) -> Cont
     if currency_at is not None and _currency(currency_at) != known.currency:
         _refuse_contradiction(currency_at, product, known.currency)
     calendar_at = section.get("exchange_calendar")
-    calendar = as_choice(calendar_at, CALENDARS) if calendar_at is not None else known.exchange_calendar
-    return attrs.evolve(known, exchange_calendar=calendar, initial_margin_usd=_margin(section))
+    # Another group's calendar would pass for checked hours.
+    if calendar_at is not None and as_choice(calendar_at, CALENDARS) != known.exchange_calendar:
+        _refuse_contradiction(calendar_at, product, known.exchange_calendar)
+    return attrs.evolve(known, initial_margin_usd=_margin(section))
 
 
 def _refuse_contradiction(value: YamlValue, product: str, right: object) -> None:

@@ -25,7 +25,9 @@ ENERGY_CALENDAR = "CMEGlobex_EnergyAndMetals"
 FX_CALENDAR = "CMEGlobex_FX"
 RATES_CALENDAR = "CME Globex Interest Rate Products"
 CALENDARS = (EQUITY_CALENDAR, METALS_CALENDAR, ENERGY_CALENDAR, FX_CALENDAR, RATES_CALENDAR)
-"""Names of pandas_market_calendars. Only the first has been checked against the exchange (calendar.py)."""
+"""Names of pandas_market_calendars."""
+VERIFIED_CALENDARS = frozenset({EQUITY_CALENDAR})
+"""Checked on 50 dates of 2023 to 2027; of the others only single dates are known (calendar.py)."""
 
 
 @attrs.frozen(kw_only=True)

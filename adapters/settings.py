@@ -119,7 +119,12 @@ RISK_READERS: Mapping[str, Reader] = {
     "safestop_policy": partial(as_choice, choices=("hold", "flatten")),
     "reconcile_within_days": _whole(1, 30),
 }
-GOLIVE_READERS: Mapping[str, Reader] = {"checklist": _date, "account": as_text, "paper_account": as_flag}
+GOLIVE_READERS: Mapping[str, Reader] = {
+    "checklist": _date,
+    "account": as_text,
+    "paper_account": as_flag,
+    "hours_confirmed": lambda value: tuple(as_text(item) for item in as_list(value)),
+}
 CHECKLIST_VALID = dt.timedelta(days=90)
 """Settings of TradersPost are changed by hand, and no API shows them: they are looked at again after this time."""
 ALERT_READERS: Mapping[str, Reader] = {
@@ -152,7 +157,7 @@ class FeedSettings:
 
 @attrs.frozen(kw_only=True)
 class GoLive:
-    """What the operator has confirmed about TradersPost (docs/go-live.md); nothing here decides anything."""
+    """What the operator has confirmed (docs/go-live.md); nothing here decides anything."""
 
     checklist: dt.date | None = None
     """The day on which every line of the checklist was looked at."""
@@ -160,6 +165,8 @@ class GoLive:
     """The account it was looked at for, by the same label as the configuration's."""
     paper_account: bool = False
     """The webhook belongs to a paper account at TradersPost: `golive-test` may send to it in `mode: live`."""
+    hours_confirmed: tuple[str, ...] = ()
+    """Roots whose trading hours, which this program has not checked, the operator compared with the exchange's."""
 
     @property
     def valid_until(self) -> dt.date | None:

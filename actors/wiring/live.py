@@ -39,6 +39,7 @@ from adapters.log import configure_logging, redact_tracebacks, set_log_session
 from adapters.operator_socket import OperatorServer
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
+from domain.allow_list import allow_list
 from domain.errors import OperatorError
 from domain.events import HistoryLoaded
 from domain.ports import FeedSource
@@ -72,6 +73,7 @@ def live_command(request: LiveRequest) -> int:
     faults = Faults([parse_crash(text) for text in request.crash], jitter_s=request.jitter_ms / 1000)
     until_ns = None if request.until is None else parse_time(request.until, where="--until")
     config = _config_of(request)
+    _check_definitions(config)
     if config.mode == "live":
         log.info("checklist of TradersPost's settings", valid_until=str(config.golive.valid_until))
     models = LoadedModels(bundles={}, records=())
@@ -175,6 +177,19 @@ def _config_of(request: LiveRequest) -> Config:
     if request.journal_dir is not None:
         config = attrs.evolve(config, journal_dir=request.journal_dir.absolute())
     return config
+
+
+def _check_definitions(config: Config) -> None:
+    """Refuse to start when the exchange's definitions contradict the contract map, for what is read and ordered."""
+    if config.definitions is None:
+        return
+    from adapters.databento.definitions import read_definitions
+
+    ordered = [attrs.evolve(root, data_product=root.order_product, data_spec=root.order_spec) for root in config.roots]
+    listings = read_definitions(config.definitions)
+    defined = {c.root for roots in (config.roots, ordered) for c in allow_list(listings, roots).contracts}
+    if lacking := [root.root for root in config.roots if root.root not in defined]:
+        log.warning("no definition of these roots: their specs were not compared", roots=lacking)
 
 
 def _market(

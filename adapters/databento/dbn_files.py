@@ -62,7 +62,7 @@ def read_trades(paths: Iterable[Path]) -> RecordedTrades:
             )
         dataset = metadata.dataset
         parts.append(trades)
-        mappings += _mappings(metadata)
+        mappings += mappings_of(metadata)
     if not parts:
         raise OperatorError("no DBN file given", where="FILE", fix="name at least one file", exit_code=2)
     merged = np.concatenate(parts) if len(parts) > 1 else parts[0]
@@ -132,7 +132,8 @@ def _trades(path: Path, body: memoryview, *, has_ts_out: bool) -> TradeArray:
     return trades
 
 
-def _mappings(metadata: Metadata) -> list[MappedSymbol]:
+def mappings_of(metadata: Metadata) -> list[MappedSymbol]:
+    """What a file's header says of its symbols, in no order."""
     found = []
     for symbol_in, intervals in metadata.mappings.items():
         for interval in intervals:

@@ -35,6 +35,7 @@ from domain.events import (
     Event,
     FillAssumed,
     HistoryLoaded,
+    LateTrade,
     OrderAccepted,
     OrderAmbiguous,
     OrderExpired,
@@ -534,6 +535,13 @@ def test_the_summary_counts_what_the_session_came_to(parts: MachineParts) -> Non
         "restarts": "bars 1",
         "positions": "none",
     }
+
+
+def test_trades_that_came_too_late_for_their_minute_are_counted() -> None:
+    record = Record()
+    for count in (1, 3):
+        record.put(LateTrade(root="ES", contract="ESM4", minute_start=at(0), trades=count, volume=9), source="bars")
+    assert summary(tally_of(record.envelopes))[0] == "trades     0, 4 late and in no bar"
 
 
 def test_positions_that_are_left_open_are_named() -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from adapters.calendar import CmeCalendar
 from adapters.contract_map import load_contract_map
+from adapters.products import CALENDARS
 from domain.errors import OperatorError
 from domain.instruments import TradedRoot
 from domain.sessions import iso_utc, to_nanos
-from domain.units import HOUR, MINUTE, Nanos
+from domain.units import MINUTE, Nanos
 
 DATA = Path(__file__).parents[2] / "Data"
 CHICAGO = ZoneInfo("America/Chicago")
@@ -20,6 +21,11 @@ CHICAGO = ZoneInfo("America/Chicago")
 @pytest.fixture(scope="module")
 def roots() -> tuple[TradedRoot, ...]:
     return load_contract_map(DATA / "Databento_contract_map.yml").roots
+
+
+@pytest.fixture(scope="module")
+def index_roots(roots: tuple[TradedRoot, ...]) -> tuple[TradedRoot, ...]:
+    return tuple(root for root in roots if root.root in ("ES", "NQ", "RTY", "YM"))
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +41,7 @@ def chicago(date: str, time: str) -> Nanos:
     return to_nanos(dt.datetime.fromisoformat(f"{date}T{time}").replace(tzinfo=CHICAGO))
 
 
-# The session's date, its file's start, its open and its end, in UTC, worked out by hand.
+# Of the equity index products: the session's date, its file's start, its open and its end, in UTC, worked out by hand.
 SESSIONS = [
     ("2024-05-01", "2024-04-30T21:00", "2024-04-30T22:00", "2024-05-01T21:00"),
     ("2024-05-06", "2024-05-03T21:00", "2024-05-05T22:00", "2024-05-06T21:00"),  # the weekend is Monday's
@@ -59,22 +65,22 @@ SESSIONS = [
 
 
 @pytest.mark.parametrize("case", SESSIONS, ids=lambda case: case[0])
-def test_a_session_has_its_span(calendar, roots, case: tuple[str, str, str, str]) -> None:
+def test_a_session_has_its_span(calendar, index_roots, case: tuple[str, str, str, str]) -> None:
     date, start, open_, end = case
-    session = calendar.session_on(dt.date.fromisoformat(date), roots)
+    session = calendar.session_on(dt.date.fromisoformat(date), index_roots)
     assert (session.start_ns, session.open_ns, session.end_ns) == (utc(start), utc(open_), utc(end))
-    assert [hours.root for hours in session.hours] == [root.root for root in roots]
+    assert [hours.root for hours in session.hours] == [root.root for root in index_roots]
     assert {(hours.open_ns, hours.close_ns) for hours in session.hours} == {(utc(open_), utc(end))}
 
 
 @pytest.mark.parametrize("case", SESSIONS, ids=lambda case: case[0])
-def test_every_moment_of_a_span_belongs_to_that_session(calendar, roots, case: tuple[str, str, str, str]) -> None:
+def test_every_moment_of_a_span_belongs_to_that_session(calendar, index_roots, case: tuple[str, str, str, str]) -> None:
     date, start, open_, end = case
-    expected = calendar.session_on(dt.date.fromisoformat(date), roots)
+    expected = calendar.session_on(dt.date.fromisoformat(date), index_roots)
     for moment in (utc(start), utc(open_) - MINUTE, utc(open_), utc(end) - 1):
-        assert calendar.session_of(Nanos(moment), roots) == expected, iso_utc(Nanos(moment))
-    assert calendar.session_of(Nanos(utc(start) - 1), roots).date < expected.date
-    assert calendar.session_of(utc(end), roots).date > expected.date
+        assert calendar.session_of(Nanos(moment), index_roots) == expected, iso_utc(Nanos(moment))
+    assert calendar.session_of(Nanos(utc(start) - 1), index_roots).date < expected.date
+    assert calendar.session_of(utc(end), index_roots).date > expected.date
 
 
 @pytest.mark.parametrize(
@@ -102,7 +108,7 @@ def test_gold_after_sixteen_oclock_in_2013_lands_in_the_next_session(calendar, r
     assert session.open_ns > chicago("2013-10-07", "16:10")
 
 
-def test_sessions_of_four_years_touch_and_open_when_the_library_says(calendar, roots) -> None:
+def test_sessions_of_four_years_touch_and_open_when_the_library_says(calendar, index_roots) -> None:
     import pandas_market_calendars
 
     library = pandas_market_calendars.get_calendar("CME Globex Equity")
@@ -112,11 +118,26 @@ def test_sessions_of_four_years_touch_and_open_when_the_library_says(calendar, r
             date = row.Index.date()
             if date in {dt.date(2008, 3, 21), dt.date(2013, 3, 29), dt.date(2024, 3, 29), dt.date(2027, 3, 26)}:
                 continue  # Good Fridays without a jobs report
-            session = calendar.session_on(date, roots)
+            session = calendar.session_on(date, index_roots)
             assert session.open_ns == to_nanos(row.market_open.to_pydatetime()), date
             assert session.end_ns == to_nanos(row.market_close.to_pydatetime()), date
             assert end is None or session.start_ns == end, date
             end = session.end_ns
+
+
+def test_on_days_with_regular_hours_of_the_index_no_other_calendar_has_special_ones() -> None:
+    import pandas_market_calendars
+
+    closes = [
+        pandas_market_calendars.get_calendar(name)
+        .schedule("2015-06-01", "2027-12-31", tz=CHICAGO)["market_close"]
+        .map(lambda close: close.time())
+        for name in CALENDARS
+    ]
+    index = closes[CALENDARS.index("CME Globex Equity")]
+    for other in closes:
+        assert set(other.reindex(index.index[index == dt.time(16)])) == {dt.time(16)}
+        assert set(other.index) <= set(index.index)
 
 
 def test_only_equity_index_hours_are_verified(calendar, roots) -> None:
@@ -154,19 +175,34 @@ def test_an_override_adds_a_session_that_the_calendar_has_not(tmp_path: Path, ro
 
 
 def test_roots_may_close_apart_and_the_file_ends_with_the_last_of_them(tmp_path: Path, roots) -> None:
-    calendar = overridden(tmp_path, '2024-11-28: {GC: "13:30", 6E: "16:00"}\n')
-    session = calendar.session_on(dt.date(2024, 11, 28), roots)
+    calendar = overridden(tmp_path, '2024-11-28: {GC: "13:00", 6E: "15:00", CL: closed}\n')
+    four = [root for root in roots if root.root in ("ES", "GC", "CL", "6E", "6B")]
+    session = calendar.session_on(dt.date(2024, 11, 28), four)
     assert session.hours_of("ES").close_ns == chicago("2024-11-28", "12:00")
     assert (session.hours_of("GC").close_ns, session.hours_of("GC").is_verified) == (
-        chicago("2024-11-28", "13:30"),
+        chicago("2024-11-28", "13:00"),
         True,
     )
-    assert session.hours_of("CL").is_verified is False
-    assert session.end_ns == chicago("2024-11-28", "16:00")
-    assert calendar.session_on(dt.date(2024, 11, 29), roots).start_ns == session.end_ns
-    # Without 6E in the universe gold is the last.
-    gold = calendar.session_on(dt.date(2024, 11, 28), [root for root in roots if root.root != "6E"])
-    assert gold.end_ns - chicago("2024-11-28", "12:00") == HOUR + 30 * MINUTE
+    assert session.hours_of("CL").close_ns == session.hours_of("CL").open_ns == session.open_ns, "no session of its own"
+    assert session.hours_of("6B").is_verified is False
+    assert session.end_ns == session.hours_of("6B").close_ns == chicago("2024-11-28", "16:00")
+    assert calendar.session_on(dt.date(2024, 11, 29), four).start_ns == session.end_ns
+    # Without the pound the euro is the last, then gold; crude alone has no session to be in.
+    for left, last in ((["ES", "GC", "CL", "6E"], "15:00"), (["ES", "GC", "CL"], "13:00")):
+        found = calendar.session_on(dt.date(2024, 11, 28), [root for root in four if root.root in left])
+        assert found.end_ns == chicago("2024-11-28", last)
+    crude = [root for root in four if root.root == "CL"]
+    assert calendar.session_of(chicago("2024-11-28", "10:00"), crude).date == dt.date(2024, 11, 29)
+
+
+def test_a_root_that_is_given_hours_has_a_session_where_its_calendar_has_none(tmp_path: Path, roots) -> None:
+    calendar = overridden(tmp_path, '2026-04-03: {GC: "09:00"}\n2024-12-25: {ES: "12:00"}\n')
+    good_friday = calendar.session_on(dt.date(2026, 4, 3), roots)
+    assert good_friday.hours_of("GC").close_ns == chicago("2026-04-03", "09:00")
+    assert good_friday.hours_of("SI").close_ns == good_friday.open_ns
+    christmas = calendar.session_on(dt.date(2024, 12, 25), roots)
+    assert christmas.end_ns == christmas.hours_of("ES").close_ns == chicago("2024-12-25", "12:00")
+    assert {h.root for h in christmas.hours if h.close_ns > h.open_ns} == {"ES"}
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def test_the_example_loads_where_it_stands_and_copied_and_states_only_defaults(t
 def test_the_example_documents_every_key(tmp_path: Path) -> None:
     text = (DATA / "live.example.yml").read_text()
     described = {key for key, _, _ in describe(load(tmp_path, MINIMAL))}
-    commented = "contract_map|models_dir|gateway|port|max_margin_usd|daily_loss_usd|stale_flatten_s|golive"
+    commented = "contract_map|definitions|models_dir|gateway|port|max_margin_usd|daily_loss_usd|stale_flatten_s|golive"
     uncommented = re.sub(rf"(?m)^(\s*)# ({commented}):", r"\1\2:", text)
     uncommented = uncommented.replace("Data/Databento", f"{DATA}/Databento")
     loaded = load(tmp_path, uncommented)
@@ -295,6 +295,8 @@ REFUSED = [
     ("account: test\ngolive: {checklist: yesterday}\n", "2:21", "'yesterday' is not a date", "YYYY-MM-DD"),
     ("account: test\ngolive: {checklist: 2026-13-01}\n", "2:21", "'2026-13-01' is not a date", "YYYY-MM-DD"),
     ("account: test\ngolive: {account: tost}\n", "2:19", "is for 'tost', and this account is 'test'", "this account"),
+    ("account: test\ngolive: {hours_confirmed: [GCC]}\n", "2:27", "'GCC' is not a root", "'GC'"),
+    ("account: test\ngolive: {hours_confirmed: GC}\n", "2:27", "list", "[A, B]"),
     ("account: test\ngolive: {checked: 2026-11-01}\n", "2:10", "unknown key 'golive.checked'", "'checklist'"),
     ("account: test\nmode: live\nclock: feed\n", "3:8", "system's clock", "clock: system"),
     ("account: test\nmode: live\nfeed: {gateway: 127.0.0.1, port: 1}\n", "3:17", "local gateway", "mode: paper"),
@@ -424,6 +426,28 @@ def test_a_margin_limit_without_margins_is_refused_in_live(tmp_path: Path) -> No
     assert error.where == f"{tmp_path}/0.yml:7:19"
     assert f"{tmp_path}/margins.yml" in error.fix
     assert load(tmp_path, text.replace("mode: live", "mode: paper")).config.risk.max_margin_usd == 10_000
+
+
+METALS = f"""{MARGINS[:-3]}, spec: {{initial_margin_usd: 1500}}}}, {{symbol: SI}}]
+reference_feeds: [{{symbol: PL}}]
+"""
+
+
+def test_live_trades_no_hours_that_nobody_checked(tmp_path: Path) -> None:
+    (tmp_path / "metals.yml").write_text(METALS)
+    text = LIVE.replace("symbols: [ES]", "symbols: [ES, GC]").replace("margins.yml", "metals.yml")
+    error = refusal(tmp_path, text)
+    assert "the trading hours of GC have not been checked against the exchange's" in error.what
+    assert error.where == f"{tmp_path}/0.yml:2:7"
+    assert "golive: {hours_confirmed: [GC]}" in error.fix
+    assert "calendar_overrides.yml" in error.fix
+    confirmed = "golive: {hours_confirmed: [GC, SI]}\n"
+    config = load(tmp_path, text, confirmed).config
+    assert config.golive.hours_confirmed == ("GC", "SI")
+    assert refusal(tmp_path, text, "golive: {hours_confirmed: [SI]}\n").where == f"{tmp_path}/1.yml:1:27"
+    # Paper trades them as they are; and what is only read needs no confirmation.
+    assert load(tmp_path, text.replace("mode: live", "mode: paper")).config.golive.hours_confirmed == ()
+    assert load(tmp_path, text.replace("[ES, GC]", "[ES]")).config.mode == "live"
 
 
 @pytest.mark.parametrize(

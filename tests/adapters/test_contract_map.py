@@ -177,6 +177,12 @@ REFUSED = [
     ("contracts:\n  - {symbol: ES, spec: {tick_size: 0.1}}\n", "2:36", "MES has 0.25", "write 0.25"),
     ("contracts:\n  - {symbol: ES, spec: {currency: EUR}}\n", "2:35", "EUR", "USD"),
     ("contracts:\n  - {symbol: ES, spec: {exchange_calendar: CMES}}\n", "2:44", "CMES", "CME Globex Equity"),
+    (
+        "contracts:\n  - {symbol: GC, spec: {exchange_calendar: CME Globex Equity}}\n",
+        "2:44",
+        "CMEGlobex_Metals",
+        "write CME",
+    ),
     ("contracts:\n  - {symbol: ES, roll: {rule: volum}}\n", "2:31", "volum", "vendor"),
     ("contracts:\n  - {symbol: ES, pair: GC}\n", "2:24", "GC is not a root of this map", "one of: ES"),
     ("contracts:\n  - {symbol: ES, pair: ES}\n", "2:24", "own pair", "another root"),

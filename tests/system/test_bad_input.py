@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import zstandard
+from databento_dbn import InstrumentClass, InstrumentDefMsg, Metadata, Schema, SecurityUpdateAction, SType
 from journals import sent_otherwise_than_recorded
 from market import KEY, MARKET_DATA, WEBHOOK_PATH, environment, gateway, ledger, traderspost, write_config
 from programs import WEBHOOK_SECRET, Ended, assert_refused, run, snapshot, started, without_key
@@ -106,6 +107,25 @@ def test_a_usage_error_exits_2_and_says_what(arguments: str, said: str, tmp_path
 def test_without_a_configuration_it_names_every_way_to_one(tmp_path: Path) -> None:
     ended = run("live", cwd=tmp_path, environ=without_key())
     assert_refused(ended, 78, "ROONEY_CONFIG", "--config", "live.yml", "--demo", "Data/live.example.yml")
+
+
+def test_definitions_that_contradict_the_contract_map_refuse_the_start(tmp_path: Path) -> None:
+    metadata = Metadata(
+        dataset="GLBX.MDP3", start=1, end=None, stype_in=SType.PARENT, stype_out=SType.INSTRUMENT_ID,
+        schema=Schema.DEFINITION, symbols=["MGC.FUT"], mappings=[],
+    )  # fmt: skip
+    gold = InstrumentDefMsg(
+        publisher_id=1, instrument_id=7, ts_event=1, ts_recv=1_714_521_600 * 10**9, display_factor=10**9,
+        raw_symbol="MGCM4", asset="MGC", security_type="FUT", instrument_class=InstrumentClass.FUTURE,
+        security_update_action=SecurityUpdateAction.ADD, min_price_increment=10**8, unit_of_measure_qty=100 * 10**9,
+    )  # fmt: skip
+    (tmp_path / "definitions.dbn").write_bytes(bytes(metadata.encode()) + bytes(gold))
+    (tmp_path / "live.yml").write_text(HEADER + LOCAL + "definitions: definitions.dbn\n")
+    ended = run("live", cwd=tmp_path)
+    assert_refused(
+        ended, 78, "the multiplier of MGCM4 is 100", "2024-05-01, and 10 by the contract map", "`spec` of GC"
+    )
+    assert not (tmp_path / "journal").exists()
 
 
 @pytest.mark.parametrize(
