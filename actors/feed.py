@@ -13,12 +13,14 @@ pass and moves the watermark up to which minutes may close.
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable
 from typing import Any, Literal
 
 import attrs
 import numpy as np
+import structlog
 
 from actors.actor import Report, Start, SupervisedActor
 from actors.clock import RealTimeClock, due_at
@@ -35,7 +37,7 @@ from domain.events import (
     TradesReceived,
 )
 from domain.instruments import ResolvedContract
-from domain.market import FRAME_LIMIT, TradeArray, empty_trades, trades_from_bytes
+from domain.market import FRAME_LIMIT, TradeArray, empty_trades, trades_from_bytes, with_arrival
 from domain.ports import (
     DataExhausted,
     Ended,
@@ -48,6 +50,7 @@ from domain.ports import (
     ReplayCompleted,
     SlowReader,
     Subscribed,
+    Unresolved,
 )
 from domain.units import MINUTE, SECOND, Nanos, floor_to
 
@@ -57,9 +60,13 @@ DEAD_FEED_GRACE = Nanos(300 * SECOND)
 """In real time a session ends this long after its close when the feed is down and cannot say so."""
 FRESH_LAG = Nanos(3 * SECOND)
 """A feed whose last record is no older than this is not behind."""
+STRANGERS_LIMIT = 100_000
+"""Records of unknown ids that are kept, the last ones."""
 TAKE_TIMEOUT_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 30.0
+
+log = structlog.get_logger()
 
 
 @attrs.frozen(kw_only=True)
@@ -108,7 +115,7 @@ class FeedActor(SupervisedActor):
         self._until_ns = until_ns if until_ns is not None and until_ns < opened.session.end_ns else None
         self._contracts = {c.raw_symbol: c for c in opened.contracts if c.raw_symbol is not None}
         self._connection: FeedConnection | None = None
-        self._filter = ReplayFilter(empty_trades())
+        self._filter = ReplayFilter(empty_trades(), Nanos(0))
         self._held = empty_trades()
         self._unmapped: set[str] = set()
         """Contracts that are traded and not mapped yet: nothing is published before they are."""
@@ -149,7 +156,7 @@ class FeedActor(SupervisedActor):
 
     def _connect(self, *, with_replay: bool) -> None:
         start = self._memory.resume_ns()
-        self._filter = ReplayFilter(self._memory.overlap())
+        self._filter = self._memory.replay_filter() if with_replay else ReplayFilter(empty_trades(), Nanos(0))
         self._held = empty_trades()
         self._strangers = empty_trades()
         self._unmapped = {raw for raw, contract in self._contracts.items() if contract.rank == 0}
@@ -178,6 +185,7 @@ class FeedActor(SupervisedActor):
             self._publish(FeedStatusChanged(status="gap", reason=ended.reason))
         elif self._memory.status in ("live", "stale"):
             self._publish(FeedStatusChanged(status="reconnecting", reason=ended.reason))
+        log.warning("the feed's connection ended", reason=ended.reason, failures=self._failures)
         cap = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** min(self._failures, 16))
         self._failures += 1
         if not self._stopping.wait(BACKOFF_FIRST_S + random.uniform(0.0, cap)):
@@ -199,11 +207,13 @@ class FeedActor(SupervisedActor):
     def _take(self, item: FeedItem) -> Ended | None:
         match item:
             case Records(raw=raw):
-                self._hold(self._filter.drop_known(trades_from_bytes(raw)))
+                self._hold(self._filter.drop_known(with_arrival(trades_from_bytes(raw))))
             case Mapped():
                 self._map(item)
+            case Unresolved(reason=reason):
+                self._give_up(reason)
             case ReplayCompleted():
-                self._filter.finish()
+                self._check_seam()
                 self._is_replaying = False
                 self._go_live()
             case DataExhausted(ts=ts):
@@ -211,6 +221,7 @@ class FeedActor(SupervisedActor):
             case Heartbeat(ts=ts):
                 # During a replay the gateway's clock is ahead of what it still has to send.
                 self._heartbeat_ns = self._heartbeat_ns if self._is_replaying else ts
+                self._failures = 0
             case SlowReader(reason=reason):
                 # In simulated time the market waits for us: being behind is how it should be.
                 if self._clock is not None and self._memory.status == "live":
@@ -221,16 +232,26 @@ class FeedActor(SupervisedActor):
                 pass
         return None
 
+    def _check_seam(self) -> None:
+        """The vendor says that a replay is complete; what we have and it left out says otherwise."""
+        if missing := self._filter.finish():
+            reason = f"the replay left out {missing} records that are on file: others may be missing too"
+            self._publish(FeedStatusChanged(status="gap", reason=reason))
+
     def _hold(self, fresh: TradeArray) -> None:
-        """Keep records until their batch is complete; those of unknown ids wait for their mapping."""
-        known = {mapped.instrument_id for mapped in self._memory.mapped.values()} - self._foreign
-        is_known = np.isin(fresh["instrument_id"], list(known))
-        if not is_known.all():
-            strangers = fresh[~is_known]
-            is_nameless = ~np.isin(strangers["instrument_id"], list(self._foreign))
-            self._strangers = np.concatenate((self._strangers, strangers[is_nameless]))
-            fresh = fresh[is_known]
-        self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
+        """Keep records, in the order of arrival, until their batch is complete."""
+        if len(fresh):
+            # A gateway that accepts, says hello and ends is not better than one that refuses: only news are progress.
+            self._failures = 0
+            self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
+
+    def _give_up(self, reason: str) -> None:
+        """A contract that the gateway does not know must not keep the others from being published."""
+        unknown = self._unmapped & set(re.findall(r"[^\s,;:'\"]+", reason))
+        log.error("the gateway does not know a symbol: nothing of it will come", reason=reason)
+        self._unmapped -= unknown
+        if unknown:
+            self._go_live()
 
     def _map(self, mapped: Mapped) -> None:
         contract = self._contracts.get(mapped.raw_symbol)
@@ -243,9 +264,10 @@ class FeedActor(SupervisedActor):
         known = self._memory.mapped.get(mapped.raw_symbol)
         if known is None or known.instrument_id != mapped.instrument_id:
             self._publish(_symbol_mapped(contract, mapped))
-            if len(self._strangers):
-                waiting, self._strangers = self._strangers, empty_trades()
-                self._hold(waiting)
+            is_ours = self._strangers["instrument_id"] == mapped.instrument_id
+            # They came before everything that is held now.
+            self._held = np.concatenate((self._strangers[is_ours], self._held))
+            self._strangers = self._strangers[~is_ours]
         if not self._unmapped:
             self._go_live()
 
@@ -253,7 +275,6 @@ class FeedActor(SupervisedActor):
         """Entries are allowed once every symbol is mapped and, in real time, the replay is done."""
         if self._unmapped or (self._is_replaying and self._clock is not None) or self._memory.status == "live":
             return
-        self._failures = 0
         self._publish(FeedStatusChanged(status="live", reason="subscribed"))
 
     # ------------------------------------------------------------- publishing
@@ -268,7 +289,17 @@ class FeedActor(SupervisedActor):
 
     def _publish_held(self, count: int) -> None:
         batch, self._held = self._held[:count], self._held[count:]
-        self._publish(TradesReceived(trades=batch), ts=Nanos(int(batch["ts_recv"].max())))
+        is_ours = np.isin(batch["instrument_id"], sorted(self._memory.ids - self._foreign))
+        if not is_ours.all():
+            self._keep_nameless(batch[~is_ours])
+            batch = batch[is_ours]
+        if len(batch):
+            self._publish(TradesReceived(trades=batch), ts=Nanos(int(batch["ts_recv"].max())))
+
+    def _keep_nameless(self, strangers: TradeArray) -> None:
+        """Records that no mapping has named yet: never dropped without need, and they hold up nobody else."""
+        is_nameless = ~np.isin(strangers["instrument_id"], sorted(self._foreign))
+        self._strangers = np.concatenate((self._strangers, strangers[is_nameless]))[-STRANGERS_LIMIT:]
 
     def _count_before(self, limit: Nanos) -> int:
         """How many held records come before the first one at or after `limit`; FRAME_LIMIT at most."""

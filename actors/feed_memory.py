@@ -28,6 +28,8 @@ class FeedMemory:
         self.ts_event: Nanos | None = None
         """The largest ts_event on record."""
         self.mapped: dict[str, SymbolMapped] = {}
+        self.ids: set[int] = set()
+        """Every instrument id that was ever mapped in this file: a contract may get another one in mid-session."""
         self.last_tick = Nanos(0)
         self.watermark = Nanos(0)
         self.status: str = "reconnecting"
@@ -45,6 +47,7 @@ class FeedMemory:
                 self.last_tick, self.watermark = max(self.last_tick, ts), max(self.watermark, watermark)
             case SymbolMapped() as mapped:
                 self.mapped[mapped.contract] = mapped
+                self.ids.add(mapped.instrument_id)
             case FeedStatusChanged(status=status):
                 self.status = status
             case StateCarried(resume_ts_event=ts_event, resume_records=records, watermark_ns=watermark):
@@ -64,11 +67,15 @@ class FeedMemory:
             self._tail.popleft()
 
     def overlap(self) -> TradeArray:
-        """Every record on file that a replay from `resume_ns` will send again."""
+        """Every record on file that a replay from `resume_ns` may send again."""
         if self.ts_event is None or not self._tail:
             return empty_trades()
         tail = np.concatenate([trades for _, trades in self._tail])
         return tail[tail["ts_event"] >= self.ts_event - OVERLAP]
+
+    def replay_filter(self) -> ReplayFilter:
+        """For a connection that begins at `resume_ns`."""
+        return ReplayFilter(self.overlap(), self.resume_ns() or Nanos(0))
 
     def resume_ns(self) -> Nanos | None:
         """Where to start the next connection, or None before the first record."""
@@ -81,8 +88,9 @@ class ReplayFilter:
     (instrument_id, ts_event, sequence) is not unique on CME, so a set would lose real trades.
     """
 
-    def __init__(self, journaled: TradeArray) -> None:
+    def __init__(self, journaled: TradeArray, start_ns: Nanos) -> None:
         self._expected = Counter(record.tobytes() for record in journaled)
+        self._start_ns = start_ns
 
     def drop_known(self, trades: TradeArray) -> TradeArray:
         """`trades` without what is expected as a repetition."""
@@ -97,6 +105,13 @@ class ReplayFilter:
         self._expected = +self._expected
         return trades[is_new]
 
-    def finish(self) -> None:
-        """The replay is over: what comes now is new, also when it looks the same."""
+    def finish(self) -> int:
+        """The replay is over: what comes now is new, also when it looks the same.
+
+        Returns how many records on file should have come again and did not. A replay that leaves out what we have
+        may have left out what we lack. Those without a clear stamp are not counted: a gateway may begin after them.
+        """
+        left = trades_from_bytes(b"".join(self._expected.elements()))
         self._expected.clear()
+        is_owed = (left["ts_recv"] >= self._start_ns) & (left["ts_event"] <= left["ts_recv"])
+        return int(np.count_nonzero(is_owed))

@@ -53,9 +53,23 @@ def trades_from_bytes(raw: bytes) -> TradeArray:
 
 
 def last_event_time(trades: TradeArray) -> Nanos:
-    """The largest ts_event of `trades` (at least one); where the vendor left it undefined, ts_recv stands in."""
-    stamps = np.where(trades["ts_event"] == UNDEF_TIMESTAMP, trades["ts_recv"], trades["ts_event"])
-    return Nanos(int(stamps.max()))
+    """The largest ts_event of `trades` (at least one), each no later than its ts_recv.
+
+    A stamp that is undefined or lies ahead of the record's arrival would put a feed's resume point behind records
+    that have not come yet.
+    """
+    return Nanos(int(np.minimum(trades["ts_event"], trades["ts_recv"]).max()))
+
+
+def with_arrival(trades: TradeArray) -> TradeArray:
+    """`trades` with ts_event where ts_recv is undefined, without those that have neither: they belong to no minute."""
+    is_undefined = trades["ts_recv"] == UNDEF_TIMESTAMP
+    if not is_undefined.any():
+        return trades
+    stamped: TradeArray = trades[~is_undefined | (trades["ts_event"] != UNDEF_TIMESTAMP)]
+    lacking = stamped["ts_recv"] == UNDEF_TIMESTAMP
+    stamped["ts_recv"][lacking] = stamped["ts_event"][lacking]
+    return stamped
 
 
 def empty_trades() -> TradeArray:

@@ -244,6 +244,13 @@ class SlowReader:
 
 
 @attrs.frozen(kw_only=True)
+class Unresolved:
+    """The gateway does not know a symbol that was subscribed, and goes on with the others; `reason` names it."""
+
+    reason: str
+
+
+@attrs.frozen(kw_only=True)
 class Ended:
     """The connection is over, always the last item."""
 
@@ -256,7 +263,7 @@ class Ended:
     """The vendor no longer holds what was asked for as a replay."""
 
 
-FeedItem = Records | Mapped | Heartbeat | Subscribed | ReplayCompleted | DataExhausted | SlowReader | Ended
+FeedItem = Records | Mapped | Heartbeat | Subscribed | ReplayCompleted | DataExhausted | SlowReader | Unresolved | Ended
 
 
 class FeedConnection(Protocol):

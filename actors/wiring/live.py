@@ -183,7 +183,7 @@ def _check_definitions(config: Config) -> None:
     """Refuse to start when the exchange's definitions contradict the contract map, for what is read and ordered."""
     if config.definitions is None:
         return
-    from adapters.databento.definitions import read_definitions
+    from adapters.databento.listings import read_definitions
 
     ordered = [attrs.evolve(root, data_product=root.order_product, data_spec=root.order_spec) for root in config.roots]
     listings = read_definitions(config.definitions)

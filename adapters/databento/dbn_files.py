@@ -1,24 +1,29 @@
 """Recorded trades: DBN files as one sorted array, and the symbols they were asked for.
 
-Any DBN version, compressed or not, with or without ts_out. It is a reader, not a
-converter: a file of another schema, or one of mixed records, is refused. The raw
+Any DBN version, compressed or not, with or without ts_out. Bars become trades that say
+so (`bar_trades`), definitions are kept beside them; a file of another schema, or one of
+mixed records, is refused. The raw
 bytes are taken instead of `DBNStore.to_ndarray()`, which returns garbage for ts_out
 files and changes a global of the library when it meets mixed records.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+import datetime as dt
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import attrs
 import numpy as np
 import zstandard
-from databento_dbn import DBNError, Metadata, Schema, TradeMsg
+from databento_dbn import DBNError, InstrumentDefMsg, Metadata, Schema, TradeMsg
 
+from adapters.databento.bar_trades import BAR_DTYPE, INTERVALS, trades_of_bars
+from adapters.databento.definitions import definitions_in, products_of
 from adapters.databento.symbology import MappedSymbol, RecordedSymbology
 from domain.errors import OperatorError, OurError
-from domain.market import TRADE_DTYPE, TRADE_LENGTH_WORDS, TRADE_RTYPE, TradeArray
+from domain.market import TRADE_DTYPE, TRADE_LENGTH_WORDS, TRADE_RTYPE, TradeArray, empty_trades
+from domain.units import DAY, SECOND, UNDEF_TIMESTAMP
 
 VENDOR_TRADE_DTYPE = np.dtype(TradeMsg._dtypes)
 """Taken once, at import: reading a mixed file through the library alters the list it is made from."""
@@ -42,41 +47,66 @@ class RecordedTrades:
     trades: TradeArray
     """Sorted by ts_recv; records with an equal stamp keep the order of the files and in them."""
     symbology: RecordedSymbology
+    definitions: Mapping[int, bytes] = attrs.Factory(dict)
+    """By instrument id, the last one of the files: InstrumentDefMsg, DBN version 3."""
+    made_of: str = ""
+    """The schema of the bars that trades were made of; empty when all are recorded ones."""
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class _File:
+    path: Path
+    metadata: Metadata
+    trades: TradeArray
+    definitions: list[InstrumentDefMsg] = attrs.Factory(list)
+
+    @property
+    def has_bars(self) -> bool:
+        return str(self.metadata.schema) in INTERVALS
 
 
 def read_trades(paths: Iterable[Path]) -> RecordedTrades:
     """The trades of `paths`, merged by ts_recv (stable: ties keep the order of the paths).
 
     Raises OperatorError (exit code 2) for a file that is missing, corrupt, empty, cut
-    off, of another schema or of another dataset than the first, and when one
-    instrument id means different contracts in the data that was read.
+    off, of another schema or of another dataset than the first, when one
+    instrument id means different contracts in the data that was read, and when one has both trades and bars.
     """
-    parts: list[TradeArray] = []
-    mappings: list[MappedSymbol] = []
-    dataset = ""
-    for path in paths:
-        metadata, trades = _read_file(path)
-        if dataset and metadata.dataset != dataset:
-            raise _refused(
-                path, f"dataset {metadata.dataset}, not {dataset} as the files before it", "serve one dataset at a time"
-            )
-        dataset = metadata.dataset
-        parts.append(trades)
-        mappings += mappings_of(metadata)
-    if not parts:
+    files = [_read_file(path) for path in paths]
+    if not files:
         raise OperatorError("no DBN file given", where="FILE", fix="name at least one file", exit_code=2)
-    merged = np.concatenate(parts) if len(parts) > 1 else parts[0]
+    dataset = files[0].metadata.dataset
+    for file in files:
+        if file.metadata.dataset != dataset:
+            raise _refused(
+                file.path,
+                f"dataset {file.metadata.dataset}, not {dataset} as the files before it",
+                "serve one dataset at a time",
+            )
+    merged = np.concatenate([file.trades for file in files]) if len(files) > 1 else files[0].trades
+    if not len(merged):
+        raise _refused(files[0].path, "no file holds trades or bars", "add a file of the schema trades")
+    _refuse_both(files)
     if not bool(np.all(merged["ts_recv"][:-1] <= merged["ts_recv"][1:])):
         merged = merged[np.argsort(merged["ts_recv"], kind="stable")]
+    definitions = [definition for file in files for definition in file.definitions]
+    mappings = {mapping for file in files for mapping in mappings_of(file.metadata)}
+    named = {mapping.symbol for mapping in mappings}
+    mappings |= {_named_by(d) for d in definitions if d.raw_symbol not in named}
     # The library hands the mappings out in the order of a hash map: another one in each process.
-    known = tuple(sorted(set(mappings), key=lambda m: (m.symbol, m.start, m.instrument_id)))
+    known = tuple(sorted(mappings, key=lambda m: (m.symbol, m.start, m.instrument_id)))
     _refuse_reused_ids(known)
-    symbology = RecordedSymbology(mappings=known, volumes=_volumes(merged))
-    return RecordedTrades(dataset=dataset, trades=merged, symbology=symbology)
+    return RecordedTrades(
+        dataset=dataset,
+        trades=merged,
+        symbology=RecordedSymbology(mappings=known, volumes=_volumes(merged), products=products_of(definitions)),
+        definitions={d.instrument_id: bytes(d) for d in definitions},
+        made_of=", ".join(sorted({str(file.metadata.schema) for file in files if file.has_bars})),
+    )
 
 
-def _read_file(path: Path) -> tuple[Metadata, TradeArray]:
-    """One file's metadata and trades, in the file's order."""
+def _read_file(path: Path) -> _File:
+    """One file's metadata and records, in the file's order."""
     data = _decompressed(path)
     if len(data) < _DBN_PREFIX or data[:3] != _DBN_MAGIC:
         raise _refused(path, "not a DBN file", "give a file as Databento delivers it (.dbn or .dbn.zst)")
@@ -85,9 +115,15 @@ def _read_file(path: Path) -> tuple[Metadata, TradeArray]:
         metadata = Metadata.decode(data[:body])
     except DBNError as error:
         raise _refused(path, f"corrupt DBN metadata: {error}", "download the file again") from error
+    schema, records = str(metadata.schema), memoryview(data)[body:]
+    if metadata.schema == Schema.DEFINITION:
+        return _File(path=path, metadata=metadata, trades=empty_trades(), definitions=_definitions(path, data))
+    if schema in INTERVALS:
+        return _File(path=path, metadata=metadata, trades=_bars(path, records, schema))
     if metadata.schema != Schema.TRADES:
-        raise _refused(path, f"schema {metadata.schema or 'mixed'}, not trades", "request the schema trades")
-    return metadata, _trades(path, memoryview(data)[body:], has_ts_out=bool(metadata.ts_out))
+        fix = f"request trades, definition or one of {', '.join(INTERVALS)}"
+        raise _refused(path, f"schema {metadata.schema or 'mixed'}, not trades", fix)
+    return _File(path=path, metadata=metadata, trades=_trades(path, records, has_ts_out=bool(metadata.ts_out)))
 
 
 def _decompressed(path: Path) -> bytes:
@@ -132,6 +168,46 @@ def _trades(path: Path, body: memoryview, *, has_ts_out: bool) -> TradeArray:
     return trades
 
 
+def _bars(path: Path, body: memoryview, schema: str) -> TradeArray:
+    rtype, interval = INTERVALS[schema]
+    if not len(body) or len(body) % BAR_DTYPE.itemsize:
+        raise _refused(path, "no bars, cut off, or with ts_out", "download the file again, from the historical API")
+    bars = np.frombuffer(body, BAR_DTYPE)
+    if not bool((bars["rtype"] == rtype).all()):
+        raise _refused(path, "records of other types among the bars", f"request the schema {schema}")
+    return trades_of_bars(bars, interval)
+
+
+def _definitions(path: Path, data: bytes) -> list[InstrumentDefMsg]:
+    try:
+        return definitions_in(data)
+    except (DBNError, ValueError) as error:
+        raise _refused(path, f"corrupt definitions: {error}", "download the file again") from error
+
+
+def _named_by(definition: InstrumentDefMsg) -> MappedSymbol:
+    """A definition as the mapping of its UTC date, for files that map none of their symbols."""
+    stamp = definition.ts_recv if definition.ts_recv != UNDEF_TIMESTAMP else definition.ts_event
+    date = dt.datetime.fromtimestamp(stamp // SECOND, tz=dt.UTC).date()
+    end = date + dt.timedelta(days=1)
+    return MappedSymbol(symbol=definition.raw_symbol, instrument_id=definition.instrument_id, start=date, end=end)
+
+
+def _refuse_both(files: Collection[_File]) -> None:
+    """Trades and bars of one instrument would count every contract twice."""
+    bars, trades = (
+        {int(key) for file in files if file.has_bars is is_bars for key in np.unique(file.trades["instrument_id"])}
+        for is_bars in (True, False)
+    )
+    if bars & trades:
+        raise OperatorError(
+            f"instrument id {min(bars & trades)} has both trades and bars",
+            where="FILE",
+            fix="leave the bars out: trades are better",
+            exit_code=2,
+        )
+
+
 def mappings_of(metadata: Metadata) -> list[MappedSymbol]:
     """What a file's header says of its symbols, in no order."""
     found = []
@@ -168,10 +244,17 @@ def _refuse_reused_ids(mappings: Collection[MappedSymbol]) -> None:
             )
 
 
-def _volumes(trades: TradeArray) -> dict[int, int]:
-    ids, slots = np.unique(trades["instrument_id"], return_inverse=True)
-    totals = np.bincount(slots, weights=trades["size"], minlength=len(ids))
-    return {int(key): int(total) for key, total in zip(ids, totals, strict=True)}
+def _volumes(trades: TradeArray) -> dict[dt.date, dict[int, int]]:
+    """Contracts traded per UTC date and instrument id."""
+    days = trades["ts_recv"].astype(np.int64) // DAY
+    volumes: dict[dt.date, dict[int, int]] = {}
+    for day in np.unique(days).tolist():
+        of_day = trades[days == day]
+        ids, slots = np.unique(of_day["instrument_id"], return_inverse=True)
+        totals = np.bincount(slots, weights=of_day["size"], minlength=len(ids))
+        date = dt.date(1970, 1, 1) + dt.timedelta(days=day)
+        volumes[date] = {int(key): int(total) for key, total in zip(ids, totals, strict=True)}
+    return volumes
 
 
 def _refused(path: Path, what: str, fix: str) -> OperatorError:

@@ -1,73 +1,59 @@
-"""What a DBN file says of its instruments: the mappings of any file, the records of a definition file.
+"""Instrument definitions: what a file states about its instruments, or what their names alone say.
 
-Both become `Listing`s, from which `domain.allow_list` makes the ids that may become bars.
+Records are DBN version 3 (`InstrumentDefMsg`, 520 bytes), whatever version a file has. A definition made of a name
+says what it is a future or a spread by CME's grammar, and leaves undefined what no name tells.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-import warnings
-from collections.abc import Iterator
-from decimal import Decimal
-from pathlib import Path
+import re
+from collections.abc import Iterable
 
-from databento import BentoError, DBNStore
-from databento.common.error import BentoWarning
-from databento_dbn import DBNError, InstrumentDefMsg, Metadata
+from databento_dbn import (
+    UNDEF_PRICE,
+    DBNDecoder,
+    InstrumentClass,
+    InstrumentDefMsg,
+    SecurityUpdateAction,
+)
 
-from adapters.databento.dbn_files import mappings_of
-from domain.allow_list import Listing
-from domain.errors import OperatorError
-from domain.units import PRICE_SCALE, SECOND, UNDEF_PRICE, Price
+from adapters.databento.symbology import Instrument
+from domain.instruments import MONTH_CODES
+from domain.units import Nanos, Price
 
-SCHEMA = "definition"
-_DAY = dt.timedelta(days=1)
+FUTURE = InstrumentClass.from_str("F")
+SPREAD = InstrumentClass.from_str("S")
+_ADD = SecurityUpdateAction.from_str("A")
+_OUTRIGHT = re.compile(rf"([A-Z0-9]+)[{MONTH_CODES}]\d{{1,2}}")
 
 
-def listings_of(metadata: Metadata) -> tuple[Listing, ...]:
-    """What each id of a file means and when, by the file's own mappings.
+def definitions_in(data: bytes) -> list[InstrumentDefMsg]:
+    """Every definition of a whole DBN file, in its order. Raises DBNError or ValueError for what is none."""
+    return [record for record in DBNDecoder().write_and_decode(data) if isinstance(record, InstrumentDefMsg)]
 
-    Continuous symbols (`ES.v.0`) are left out: they name a rule and not a contract, so a file that was asked
-    for them needs the raw symbols of its ids from elsewhere.
-    """
-    return tuple(
-        Listing(instrument_id=m.instrument_id, raw_symbol=m.symbol, start=m.start, end=m.end)
-        for m in mappings_of(metadata)
-        if "." not in m.symbol
+
+def products_of(definitions: Iterable[InstrumentDefMsg]) -> dict[str, str]:
+    """The product whose parent symbol (`ES.FUT`) stands for each symbol: its own for futures and spreads, else ""."""
+    return {d.raw_symbol: d.asset if str(d.instrument_class) in ("F", "S") else "" for d in definitions}
+
+
+def definition_of(instrument: Instrument, at_ns: Nanos, tick_size: Price | None = None) -> bytes:
+    """What the instrument's name says, as a definition published at `at_ns`."""
+    outright = _OUTRIGHT.fullmatch(instrument.raw_symbol)
+    asset = outright[1] if outright else re.split(rf"[{MONTH_CODES}]\d|:", instrument.raw_symbol)[0]
+    record = InstrumentDefMsg(
+        publisher_id=1,
+        instrument_id=instrument.instrument_id,
+        ts_event=at_ns,
+        ts_recv=at_ns,
+        min_price_increment=UNDEF_PRICE if tick_size is None else tick_size,
+        display_factor=1_000_000_000,
+        raw_symbol=instrument.raw_symbol,
+        asset=asset,
+        security_type="FUT",
+        instrument_class=FUTURE if outright else SPREAD,
+        security_update_action=_ADD,
+        raw_instrument_id=instrument.instrument_id,
+        exchange="XCME",
     )
-
-
-def read_definitions(path: Path) -> tuple[Listing, ...]:
-    """The instruments of a file of schema `definition`, each for the UTC day of its record, in the file's order.
-
-    Raises OperatorError (exit code 78) for a file that cannot be read or is of another schema.
-    """
-    try:
-        store = DBNStore.from_file(path)
-        if str(store.schema) != SCHEMA:
-            raise _refused(path, f"schema {store.schema or 'mixed'}, not definition")
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", BentoWarning)  # which is all the library does about a file that is cut off
-            return tuple(_listings(store))
-    except (OSError, ValueError, BentoError, BentoWarning, DBNError) as error:
-        raise _refused(path, str(error)) from error
-
-
-def _listings(store: DBNStore) -> Iterator[Listing]:
-    for record in store:
-        if isinstance(record, InstrumentDefMsg):  # of older versions too: the store upgrades them
-            date = dt.datetime.fromtimestamp(record.ts_recv // SECOND, tz=dt.UTC).date()
-            tick, quantity = record.min_price_increment, record.unit_of_measure_qty
-            yield Listing(
-                instrument_id=record.instrument_id,
-                raw_symbol=record.raw_symbol,
-                start=date,
-                end=date + _DAY,
-                instrument_class=str(record.instrument_class),
-                tick_size=None if tick == UNDEF_PRICE else Price(tick),
-                multiplier=None if quantity == UNDEF_PRICE else Decimal(quantity) / PRICE_SCALE,
-            )
-
-
-def _refused(path: Path, what: str) -> OperatorError:
-    return OperatorError(what, where=str(path), fix="download the instruments' definitions as DBN, schema definition")
+    return bytes(record)

@@ -21,7 +21,7 @@ import attrs
 import structlog
 
 from adapters.databento.dbn_files import read_trades
-from adapters.databento.gateway_faults import FaultPlan, parse_faults
+from adapters.databento.gateway_faults import FaultKind, FaultPlan, parse_faults
 from adapters.databento.gateway_feed import MAX_SPEED, Feed
 from adapters.databento.gateway_session import GatewaySession
 from adapters.databento.gateway_source import (
@@ -86,13 +86,20 @@ class Gateway:
             raise OperatorError("an empty key is no key", where="--key", fix="give any text, or none", exit_code=2)
         if is_real_time and speed != 1.0:
             raise OperatorError("real time has one speed", where="--speed", fix="leave --speed out", exit_code=2)
-        self.feed = Feed(source, speed=speed, start_at_ns=start_at_ns, is_real_time=is_real_time)
+        self._faults = FaultPlan(parse_faults(faults))
+        self.feed = Feed(
+            source,
+            speed=speed,
+            start_at_ns=start_at_ns,
+            is_real_time=is_real_time,
+            disturb=self._faults.disturb,
+        )
         self.port = 0
         self._keys = tuple(keys)
-        self._faults = FaultPlan(parse_faults(faults))
         self._server: asyncio.Server | None = None
         self._sessions: dict[str, GatewaySession] = {}
         self._handlers: set[asyncio.Task[None]] = set()
+        self._restarting: asyncio.Task[None] | None = None
         self._connections = 0
 
     @property
@@ -121,6 +128,12 @@ class Gateway:
 
     async def stop(self) -> None:
         """Close the port and drop every client. Safe to call twice."""
+        if self._restarting is not None:
+            self._restarting.cancel()
+            await asyncio.gather(self._restarting, return_exceptions=True)
+        await self._close()
+
+    async def _close(self) -> None:
         if self._server is not None:
             self._server.close()
         for session in list(self._sessions.values()):
@@ -132,14 +145,32 @@ class Gateway:
             await self._server.wait_closed()
             self._server = None
 
+    def _restart(self, down_s: float) -> None:
+        """What a client sees of a gateway process that ends and is started again `down_s` later."""
+        self._restarting = asyncio.create_task(self._be_down(down_s))
+
+    async def _be_down(self, down_s: float) -> None:
+        await self._close()
+        await asyncio.sleep(down_s)
+        self.feed.begin()
+        await self.start(self.port)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._connections += 1
-        if self._faults.closes_at_accept:
+        flaw = self._faults.at_accept()
+        if flaw is FaultKind.CLOSE:
             writer.close()
             return
         session_id = f"local-{self._connections}"
         session = GatewaySession(
-            reader, writer, session_id=session_id, feed=self.feed, keys=self._keys, faults=self._faults
+            reader,
+            writer,
+            session_id=session_id,
+            feed=self.feed,
+            keys=self._keys,
+            faults=self._faults,
+            flaw=flaw,
+            restart=self._restart,
         )
         task = asyncio.current_task()
         assert task is not None, "a stream callback runs in a task"

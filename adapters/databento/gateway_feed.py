@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import attrs
@@ -54,19 +55,31 @@ class Feed:
     """A source under one clock, shared by all sessions of a gateway."""
 
     def __init__(
-        self, source: GatewaySource, *, speed: float, start_at_ns: Nanos | None = None, is_real_time: bool = False
+        self,
+        source: GatewaySource,
+        *,
+        speed: float,
+        start_at_ns: Nanos | None = None,
+        is_real_time: bool = False,
+        disturb: Callable[[int, TradeArray], TradeArray] = lambda segment, trades: trades,
     ) -> None:
         if not speed > 0:
             raise OperatorError(f"speed {speed} is not above 0", where="--speed", fix="give 1, 60 or max", exit_code=2)
         self.source = source
         self.speed = speed
         self.is_real_time = is_real_time
-        self.position = Position(0, 0)
-        self._clock_ns = source.span(0)[0] if start_at_ns is None else start_at_ns
+        self._start_ns = source.span(0)[0] if start_at_ns is None else start_at_ns
+        self._disturb = disturb
+        self.begin()
         self._segments: dict[int, Segment] = {}
         self._loading = asyncio.Lock()
         if start_at_ns is not None:
             self._refuse_outside(start_at_ns)
+
+    def begin(self) -> None:
+        """Forget what was released, as a gateway that is started does."""
+        self.position = Position(0, 0)
+        self._clock_ns = self._start_ns
 
     @property
     def now_ns(self) -> Nanos:
@@ -84,7 +97,7 @@ class Feed:
         async with self._loading:
             found = self._segments.get(segment)
             if found is None:
-                trades = await asyncio.to_thread(self.source.trades, segment)
+                trades = await asyncio.to_thread(lambda: self._disturb(segment, self.source.trades(segment)))
                 found = Segment(trades=trades, stamps=np.ascontiguousarray(trades["ts_recv"]))
                 self._segments[segment] = found
                 while len(self._segments) > _CACHED_SEGMENTS:

@@ -12,25 +12,29 @@ import hashlib
 import hmac
 import secrets
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import attrs
 import numpy as np
 import structlog
+from databento_dbn import ErrorCode
 
-from adapters.databento.gateway_faults import FaultKind, FaultPlan
+from adapters.databento.gateway_faults import Fault, FaultKind, FaultPlan
 from adapters.databento.gateway_feed import Feed, Pacer, Position
 from adapters.databento.gateway_wire import (
     END_OF_DATA,
     HEARTBEAT,
     INVALID_SUBSCRIPTION,
     REPLAY_COMPLETED,
+    SKIPPED_RECORDS,
+    SLOW_READER_WARNING,
     SUBSCRIPTION_ACK,
     SYMBOL_RESOLUTION_FAILED,
     Wire,
 )
+from adapters.databento.symbology import Instrument
 from domain.market import TradeArray
-from domain.units import SECOND, UNDEF_TIMESTAMP, Nanos
+from domain.units import DAY, SECOND, UNDEF_TIMESTAMP, Nanos, floor_to
 
 log = structlog.get_logger(__name__)
 
@@ -39,8 +43,15 @@ SCHEMA = "trades"
 MAPPING_SCHEMA = "ohlcv-1d"
 """Accepted and answered with mappings alone: how a client asks what a symbol means now.
 (The vendor sends a day bar at the day's end; this gateway has none to send.)"""
+DEFINITION_SCHEMA = "definition"
+"""Answered at once with one definition per instrument. (The vendor sends each when it is published: ask it with
+`start`, as this gateway may be asked.)"""
 STYPES_IN = ("raw_symbol", "instrument_id", "parent", "continuous")
 
+OTHER_DATASET = "XNAS.ITCH"
+"""What a stream is headed as by the fault `metadata`."""
+_GOING_ON = (4, 7)
+"""Error codes behind which a session goes on: an unknown symbol, skipped records."""
 _KEY_SUFFIX = 5
 _AUTH_TIMEOUT_S = 30.0
 _HEARTBEAT_DEFAULT_S = 30
@@ -78,9 +89,19 @@ class GatewaySession:
         feed: Feed,
         keys: Collection[str],
         faults: FaultPlan,
+        flaw: FaultKind | None,
+        restart: Callable[[float], None],
     ) -> None:
+        """`flaw` is wrong with this connection from its beginning; `restart` takes the whole gateway down (seconds)."""
         self._reader, self._writer = reader, writer
         self._id, self._feed, self._keys, self._faults = session_id, feed, keys, faults
+        self._flaw, self._restart = flaw, restart
+        self._mapped: list[tuple[str, str, Instrument]] = []
+        """What the client was told, in that order."""
+        self._streamed: list[Subscription] = []
+        self._next_day_ns = Nanos(0)
+        self._held_back: list[tuple[str, str, Instrument]] = []
+        self._skipping = 0
         self._wire: Wire | None = None
         self._heartbeat_s = float(_HEARTBEAT_DEFAULT_S)
         self._partial_symbols: list[str] = []
@@ -92,6 +113,9 @@ class GatewaySession:
     async def run(self) -> None:
         """Serve until the connection ends; a client that vanishes is not an error."""
         try:
+            if self._flaw is FaultKind.MUTE:
+                await self._reader.read()
+                return
             wire = await self._authenticate()
             if wire is not None:
                 self._wire = wire
@@ -204,38 +228,79 @@ class GatewaySession:
 
     def _activate(self, wire: Wire, subscription: Subscription) -> list[int]:
         """Acknowledge and map one subscription; the instrument ids it adds to the stream."""
+        source, now_ns = self._feed.source, self._feed.now_ns
         wire.system(
-            SUBSCRIPTION_ACK, f"Subscription request {subscription.id} for {subscription.schema} data succeeded"
+            SUBSCRIPTION_ACK,
+            f"Subscription request {subscription.id} for {subscription.schema} data succeeded"
+            + (f" (trades made of {source.made_of})" if source.made_of and subscription.schema == SCHEMA else ""),
         )
-        ids = []
+        instruments: list[Instrument] = []
         for symbol in subscription.symbols:
-            found = self._feed.source.resolve(subscription.stype_in, symbol, self._feed.now_ns)
+            found = self._resolve(subscription, symbol, now_ns)
             if not found:
                 wire.error(SYMBOL_RESOLUTION_FAILED, f"Failed to resolve symbol {symbol}")
             for instrument in found:
-                wire.mapping(subscription.stype_in, symbol, instrument)
-                ids.append(instrument.instrument_id)
-        if subscription.schema == MAPPING_SCHEMA:
+                mapping = (subscription.stype_in, symbol, instrument)
+                if symbol == subscription.symbols[-1] and self._faults.holds_mapping_back:
+                    self._held_back.append(mapping)
+                else:
+                    self._map(wire, mapping)
+            instruments += found
+        if subscription.schema == DEFINITION_SCHEMA:
+            for instrument in dict.fromkeys(instruments):
+                wire.record(source.definition(instrument, now_ns))
+            if subscription.start_ns is not None:
+                wire.system(REPLAY_COMPLETED, f"Finished {DEFINITION_SCHEMA} replay")
+        if subscription.schema != SCHEMA:
             return []
+        self._streamed.append(subscription)
+        self._next_day_ns = Nanos(floor_to(now_ns, DAY) + DAY)
+        ids = [instrument.instrument_id for instrument in instruments]
         self._ids = np.union1d(self._ids, np.array(ids, np.uint32))
         return ids
+
+    def _resolve(self, subscription: Subscription, symbol: str, now_ns: Nanos) -> tuple[Instrument, ...]:
+        """What a symbol means now and, but for continuous ones, has meant since the start of the replay."""
+        source, moments = self._feed.source, [now_ns]
+        if subscription.start_ns is not None and subscription.stype_in != "continuous":
+            first = min(max(subscription.start_ns, source.span(0)[0]), now_ns)
+            moments = [*range(first, now_ns, DAY), now_ns]
+        found = (source.resolve(subscription.stype_in, symbol, Nanos(moment)) for moment in moments)
+        return tuple(dict.fromkeys(instrument for instruments in found for instrument in instruments))
+
+    def _map_again(self, wire: Wire, at_ns: Nanos) -> None:
+        """At midnight UTC a symbol may get another instrument id. Continuous ones keep theirs, as at the vendor."""
+        self._next_day_ns = Nanos(floor_to(at_ns, DAY) + DAY)
+        for subscription in self._streamed:
+            for symbol in subscription.symbols if subscription.stype_in != "continuous" else ():
+                for instrument in self._feed.source.resolve(subscription.stype_in, symbol, at_ns):
+                    if instrument.instrument_id not in self._ids:
+                        self._map(wire, (subscription.stype_in, symbol, instrument))
+                        self._ids = np.union1d(self._ids, np.array([instrument.instrument_id], np.uint32))
+
+    def _map(self, wire: Wire, mapping: tuple[str, str, Instrument]) -> None:
+        wire.mapping(*mapping)
+        self._mapped.append(mapping)
 
     # -- the stream --------------------------------------------------------------------
 
     async def _stream(self, wire: Wire) -> None:
         """Metadata, acknowledgements and mappings, the replay, then the live records."""
-        starts = [s.start_ns for s in self._subscriptions if s.start_ns is not None]
+        starts = [s.start_ns for s in self._subscriptions if s.start_ns is not None and s.schema == SCHEMA]
         if starts:
             await self._feed.catch_up(min(starts))
         position = await self._feed.join()
-        wire.metadata(self._feed.source.dataset)
+        wire.metadata(OTHER_DATASET if self._flaw is FaultKind.METADATA else self._feed.source.dataset)
         replay_from: dict[int, Nanos] = {}
         for subscription in self._subscriptions:
             ids = self._activate(wire, subscription)
             if subscription.start_ns is not None:
                 for key in ids:
                     replay_from[key] = min(subscription.start_ns, replay_from.get(key, subscription.start_ns))
-        if all(subscription.schema == MAPPING_SCHEMA for subscription in self._subscriptions):
+        if self._flaw is FaultKind.STALL:
+            wire.hang()
+            return
+        if all(subscription.schema != SCHEMA for subscription in self._subscriptions):
             return  # heartbeats go on; the feed's clock does not move for those who take no trades
         if starts:
             if not await self._replay(wire, replay_from, min(starts), position):
@@ -257,6 +322,8 @@ class GatewaySession:
             while index < stop:
                 chunk = segment.trades[index : min(stop, index + _CHUNK)]
                 wanted = np.isin(chunk["instrument_id"], ids)
+                if self._flaw is FaultKind.OMIT:
+                    wanted &= np.arange(len(chunk)) % 10 > 0
                 slots = np.where(wanted, np.searchsorted(ids, chunk["instrument_id"]), len(ids))
                 sent, goes_on = self._send(wire, chunk, chunk["ts_event"] >= starts[slots])
                 index += sent
@@ -287,7 +354,9 @@ class GatewaySession:
         while True:
             due_ns = pacer.due_ns()
             due = count if due_ns is None else segment.index_at(due_ns)
-            chunk = segment.trades[index : min(due, index + _CHUNK)]
+            if index < due and segment.stamps[index] >= self._next_day_ns:
+                self._map_again(wire, Nanos(int(segment.stamps[index])))
+            chunk = segment.trades[index : min(due, index + _CHUNK, segment.index_at(self._next_day_ns))]
             goes_on = True
             if len(chunk):
                 sent, goes_on = self._send(wire, chunk, np.isin(chunk["instrument_id"], self._ids))
@@ -310,6 +379,7 @@ class GatewaySession:
 
         Returns how much of the chunk is done with, and False when a fault ended the stream.
         """
+        wanted = self._skipped(wire, wanted)
         is_all = bool(wanted.all())
         count = len(chunk) if is_all else int(np.count_nonzero(wanted))
         consumed = len(chunk)
@@ -318,20 +388,61 @@ class GatewaySession:
             consumed = room if is_all else int(np.flatnonzero(wanted)[room - 1]) + 1
             chunk, wanted, count = chunk[:consumed], wanted[:consumed], room
         if count:
-            wire.trades(chunk if is_all else chunk[wanted])
+            chosen = chunk if is_all else chunk[wanted]
+            if self._flaw is FaultKind.METADATA:
+                chosen = chosen.copy()
+                chosen["price"] *= 2
+            wire.trades(chosen)
         fault = self._faults.count(count)
-        if fault is not None:
-            self._strike(wire, fault)
-        return consumed, fault is None
+        return consumed, fault is None or self._goes_on_after(wire, fault)
 
-    def _strike(self, wire: Wire, fault: FaultKind) -> None:
-        log.info("fault injected", session_id=self._id, fault=fault.value, records_sent=self._faults.records_sent)
-        if fault is FaultKind.FIN:
-            wire.fin()
-        elif fault is FaultKind.RST:
-            wire.rst()
-        elif fault is FaultKind.HANG:
-            wire.hang()
+    def _skipped(self, wire: Wire, wanted: np.typing.NDArray[np.bool_]) -> np.typing.NDArray[np.bool_]:
+        """`wanted` without what a skip leaves out; the client is told once all of it is left out."""
+        if not self._skipping:
+            return wanted
+        left_out = np.flatnonzero(wanted)[: self._skipping]
+        wanted = wanted.copy()
+        wanted[left_out] = False
+        self._skipping -= len(left_out)
+        if not self._skipping:
+            wire.error(SKIPPED_RECORDS, "Records were skipped: the client reads too slowly")
+        return wanted
+
+    def _goes_on_after(self, wire: Wire, fault: Fault) -> bool:
+        """Carry a fault out; whether the stream goes on."""
+        log.info("fault injected", session_id=self._id, fault=fault.kind.value, records_sent=self._faults.records_sent)
+        match fault.kind:
+            case FaultKind.RST:
+                wire.rst()
+            case FaultKind.HANG:
+                wire.hang()
+            case FaultKind.RESTART:
+                self._restart(float(fault.amount))
+            case FaultKind.ERROR:
+                wire.error(ErrorCode(fault.amount), f"Injected error {fault.amount}")
+                if fault.amount not in _GOING_ON:
+                    wire.fin()
+                return fault.amount in _GOING_ON
+            case FaultKind.GARBAGE:
+                wire.garbage()
+                return True
+            case FaultKind.SLOW:
+                wire.system(SLOW_READER_WARNING, "The client reads too slowly")
+                return True
+            case FaultKind.SKIP:
+                self._skipping = fault.amount
+                return True
+            case FaultKind.REMAP:
+                for mapping in self._mapped:
+                    wire.mapping(*mapping)
+                return True
+            case FaultKind.LATE:
+                while self._held_back:
+                    self._map(wire, self._held_back.pop(0))
+                return True
+            case _:
+                wire.fin()
+        return False
 
     async def _heartbeats(self, wire: Wire) -> None:
         """Heartbeats where nothing else was sent for the interval the client asked for."""
@@ -354,8 +465,10 @@ def parse_control_line(line: bytes) -> dict[str, str]:
 def _subscription(request: Mapping[str, str], symbols: tuple[str, ...]) -> Subscription:
     """The request as a value. Raises RequestRefused for what this gateway does not serve."""
     schema, stype_in = request.get("schema", ""), request.get("stype_in", "")
-    if schema not in (SCHEMA, MAPPING_SCHEMA):
-        raise RequestRefused(f"this gateway serves the schema {SCHEMA} only, not {schema or 'none'}")
+    if schema not in (SCHEMA, MAPPING_SCHEMA, DEFINITION_SCHEMA):
+        raise RequestRefused(
+            f"this gateway serves the schemas {SCHEMA} and {DEFINITION_SCHEMA}, not {schema or 'none'}"
+        )
     if stype_in not in STYPES_IN:
         raise RequestRefused(f"stype_in {stype_in or 'none'} is not one of {', '.join(STYPES_IN)}")
     if not symbols:

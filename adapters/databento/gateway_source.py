@@ -13,8 +13,9 @@ import attrs
 import numpy as np
 
 from adapters.databento.dbn_files import RecordedTrades
+from adapters.databento.definitions import definition_of
 from adapters.databento.market_simulator import SimulatedMarket
-from adapters.databento.simulated_products import session_span
+from adapters.databento.simulated_products import session_span, simulated_tick
 from adapters.databento.symbology import Instrument
 from domain.errors import OperatorError
 from domain.market import TradeArray
@@ -27,6 +28,10 @@ class GatewaySource(Protocol):
     @property
     def dataset(self) -> str:
         """The one dataset that may be asked for."""
+
+    @property
+    def made_of(self) -> str:
+        """The schema of the bars that trades were made of; empty for trades."""
 
     @property
     def segment_count(self) -> int | None:
@@ -44,6 +49,9 @@ class GatewaySource(Protocol):
     def resolve(self, stype_in: str, symbol: str, at_ns: Nanos) -> tuple[Instrument, ...]:
         """The instruments that `symbol` means at feed time `at_ns`; empty when unknown."""
 
+    def definition(self, instrument: Instrument, at_ns: Nanos) -> bytes:
+        """The instrument's definition (DBN version 3), stated or made of its name at feed time `at_ns`."""
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class RecordedSource:
@@ -55,6 +63,10 @@ class RecordedSource:
     @property
     def dataset(self) -> str:
         return self.recorded.dataset
+
+    @property
+    def made_of(self) -> str:
+        return self.recorded.made_of
 
     @property
     def segment_count(self) -> int:
@@ -80,6 +92,9 @@ class RecordedSource:
 
     def resolve(self, stype_in: str, symbol: str, at_ns: Nanos) -> tuple[Instrument, ...]:
         return self.recorded.symbology.resolve(stype_in, symbol, Nanos(at_ns - self.shift_ns))
+
+    def definition(self, instrument: Instrument, at_ns: Nanos) -> bytes:
+        return self.recorded.definitions.get(instrument.instrument_id) or definition_of(instrument, at_ns)
 
 
 def rebased_to(recorded: RecordedTrades, now_ns: Nanos) -> RecordedSource:
@@ -108,6 +123,7 @@ class SimulatedSessions:
 
     market: SimulatedMarket
     dates: tuple[dt.date, ...]
+    made_of: str = ""
 
     @property
     def dataset(self) -> str:
@@ -130,6 +146,9 @@ class SimulatedSessions:
     def resolve(self, stype_in: str, symbol: str, at_ns: Nanos) -> tuple[Instrument, ...]:
         return self.market.resolve(stype_in, symbol, at_ns)
 
+    def definition(self, instrument: Instrument, at_ns: Nanos) -> bytes:
+        return definition_of(instrument, at_ns, simulated_tick(instrument))
+
 
 @attrs.frozen(kw_only=True, eq=False)
 class SimulatedRoundTheClock:
@@ -142,6 +161,7 @@ class SimulatedRoundTheClock:
     market: SimulatedMarket
     start_ns: Nanos
     look_back_ns: Nanos = Nanos(24 * HOUR)
+    made_of: str = ""
 
     @property
     def dataset(self) -> str:
@@ -163,6 +183,9 @@ class SimulatedRoundTheClock:
 
     def resolve(self, stype_in: str, symbol: str, at_ns: Nanos) -> tuple[Instrument, ...]:
         return self.market.resolve(stype_in, symbol, at_ns)
+
+    def definition(self, instrument: Instrument, at_ns: Nanos) -> bytes:
+        return definition_of(instrument, at_ns, simulated_tick(instrument))
 
     @property
     def _origin_ns(self) -> Nanos:

@@ -29,6 +29,8 @@ SUBSCRIPTION_ACK = SystemCode.from_str("subscription_ack")
 REPLAY_COMPLETED = SystemCode.from_str("replay_completed")
 SYMBOL_RESOLUTION_FAILED = ErrorCode.from_str("symbol_resolution_failed")
 INVALID_SUBSCRIPTION = ErrorCode.from_str("invalid_subscription")
+SKIPPED_RECORDS = ErrorCode.from_str("skipped_records_after_slow_reading")
+SLOW_READER_WARNING = SystemCode.from_str("slow_reader_warning")
 _INSTRUMENT_ID = SType.from_str("instrument_id")
 _RAW_SYMBOL = SType.from_str("raw_symbol")
 
@@ -90,21 +92,25 @@ class Wire:
             start_ts=UNDEF_TIMESTAMP,
             end_ts=UNDEF_TIMESTAMP,
         )
-        self._record(bytes(record))
+        self.record(bytes(record))
 
     def system(self, code: SystemCode, message: str, ts_event: Nanos | None = None) -> None:
         """A system message, stamped with the feed's time unless `ts_event` says otherwise."""
         stamp = self._now_ns() if ts_event is None else ts_event
-        self._record(bytes(SystemMsg(ts_event=stamp, msg=message, code=code)))
+        self.record(bytes(SystemMsg(ts_event=stamp, msg=message, code=code)))
 
     def error(self, code: ErrorCode, message: str) -> None:
         """An error message. Whether the connection survives it is the caller's to decide."""
         text = message[:ERROR_TEXT_LIMIT]
-        self._record(bytes(ErrorMsg(ts_event=self._now_ns(), err=text, is_last=True, code=code)))
+        self.record(bytes(ErrorMsg(ts_event=self._now_ns(), err=text, is_last=True, code=code)))
 
     def trades(self, trades: TradeArray) -> None:
         """Contiguous records of TRADE_DTYPE, as they are."""
         self._write(self._stamped(trades) if self._has_ts_out else _bytes_of(trades))
+
+    def garbage(self) -> None:
+        """Bytes that no decoder takes for a record: one of length 0, past any compression."""
+        self._writer.write(bytes(64))
 
     async def drain(self) -> None:
         """Wait until the client has read enough. Raises ConnectionError when it is gone."""
@@ -129,7 +135,8 @@ class Wire:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
 
-    def _record(self, raw: bytes) -> None:
+    def record(self, raw: bytes) -> None:
+        """One record as it is, with ts_out where the client asked for it."""
         if self._has_ts_out:
             raw = bytes([raw[0] + _TS_OUT_WORDS]) + raw[1:] + self._now_ns().to_bytes(8, "little")
         self._write(raw)

@@ -45,6 +45,7 @@ from domain.ports import (
     ReplayCompleted,
     SlowReader,
     Subscribed,
+    Unresolved,
 )
 from domain.units import Nanos
 
@@ -56,14 +57,17 @@ QUEUE_LIMIT = 65_536
 CONNECT_TIMEOUT_S = 10.0
 AUTHENTICATION_TIMEOUT_S = 30.0
 SILENCE_MARGIN_S = 5.0
-"""Without anything for a heartbeat interval and this, the connection is taken for dead."""
+"""Without anything for a heartbeat interval and this, the connection is taken for dead: counted from its first moment
+on, so that a gateway that accepts and never speaks is noticed too."""
 RESOLVE_TIMEOUT_S = 20.0
 RESOLVE_ATTEMPTS = 4
 SILENT_ATTEMPTS = 2
 """A gateway that accepts and says nothing is asked no more often than this."""
 FATAL_CODES = frozenset({ErrorCode.AUTH_FAILED, ErrorCode.API_KEY_DEACTIVATED, ErrorCode.INVALID_SUBSCRIPTION})
-REFUSAL_MARK = "authentication failed"
-"""In the protocol's text when the gateway does not accept the key (a silent one may answer later)."""
+"""What no reconnect mends. Every other error that ends a session is tried again, for as long as it takes."""
+REFUSAL_MARKS = ("authentication failed", "deactivated", "license", "entitle", "not authorized")
+"""In the text of a refused authentication, which has no code, when the operator must act. Any other refusal (too many
+connections, an error of theirs) is tried again: a program that holds positions must not give up too easily."""
 
 log = structlog.get_logger()
 
@@ -154,6 +158,7 @@ class LiveConnection:
         start_ns: Nanos | None,
         heartbeat_interval_s: int,
         queue_limit: int = QUEUE_LIMIT,
+        silence_margin_s: float = SILENCE_MARGIN_S,
     ) -> None:
         self._key = key
         self._gateway = gateway
@@ -164,10 +169,11 @@ class LiveConnection:
         self._stype_in = stype_in
         self._start_ns = start_ns
         self._heartbeat_interval_s = heartbeat_interval_s
-        self._silence_s = heartbeat_interval_s + SILENCE_MARGIN_S
+        self._silence_s = heartbeat_interval_s + silence_margin_s
         self._queue = _Queue(queue_limit)
         self._is_over = False
-        self._last_error = ""
+        self._end_reason = ""
+        """What the gateway said that ends the session; nothing after it is delivered."""
         self._is_refused = False
         self._is_aged_out = False
         self._transport: asyncio.Transport | None = None
@@ -222,7 +228,7 @@ class LiveConnection:
         finally:
             self._loop.close()
         # The client has one exception for every refusal: only its text tells a wrong key.
-        is_fatal = self._is_refused or REFUSAL_MARK in reason.lower()
+        is_fatal = self._is_refused or any(mark in reason.lower() for mark in REFUSAL_MARKS)
         self._queue.put([Ended(reason=reason, is_fatal=is_fatal, is_aged_out=self._is_aged_out)], 1)
 
     async def _converse(self) -> str:
@@ -252,8 +258,8 @@ class LiveConnection:
             elif not disconnected.done():
                 return "the gateway did not answer the authentication"
             error = disconnected.exception()
-            if self._last_error:
-                return self._last_error
+            if self._end_reason:
+                return self._end_reason
             return "closed by the gateway" if error is None else str(error) or type(error).__name__
         finally:
             transport.abort()
@@ -266,12 +272,20 @@ class LiveConnection:
     def _on_read(self, records: Sequence[DBNRecord | Metadata]) -> None:
         items: list[bytes | FeedItem] = []
         for kind, run in itertools.groupby(records, type):
+            if self._has_ended():
+                break
             if kind is TradeMsg:
                 items.append(b"".join(map(bytes, run)))
             else:
-                items += filter(None, map(self._control, run))
-        if self._queue.put(items, len(records)) and self._transport is not None:
+                items += filter(None, map(self._control, itertools.takewhile(lambda _: not self._has_ended(), run)))
+        is_full = self._queue.put(items, len(records))
+        if self._transport is not None and self._has_ended():
+            self._transport.abort()
+        elif self._transport is not None and is_full:
             self._transport.pause_reading()
+
+    def _has_ended(self) -> bool:
+        return bool(self._end_reason)
 
     def _control(self, record: DBNRecord | Metadata) -> FeedItem | None:
         """What a record other than a trade says, if the feed must know."""
@@ -286,17 +300,25 @@ class LiveConnection:
             return _of_system(record)
         if isinstance(record, ErrorMsg):
             return self._of_error(record)
+        if isinstance(record, Metadata) and (record.dataset != self._dataset or record.ts_out):
+            # Records of another layout or another market must not pass for ours.
+            self._end_reason = f"the stream is of {record.dataset}{' with ts_out' if record.ts_out else ''}"
         return None
 
-    def _of_error(self, record: ErrorMsg) -> SlowReader | None:
-        self._last_error = record.err
-        self._is_refused = self._is_refused or record.code in FATAL_CODES
+    def _of_error(self, record: ErrorMsg) -> FeedItem | None:
+        """A symbol that is unknown leaves the others alone; every other error ends the session here.
+
+        Also those after which a gateway would go on: behind skipped records (7) a hole would be taken for the
+        market's silence, and the next session's replay brings them.
+        """
+        if record.code == ErrorCode.SYMBOL_RESOLUTION_FAILED:
+            return Unresolved(reason=record.err)
+        log.warning("the gateway reports an error", error=record.err, code=str(record.code))
+        self._end_reason = f"{record.err} ({str(record.code).replace('_', ' ')})"
+        self._is_refused = record.code in FATAL_CODES
+        self._is_aged_out = record.code == ErrorCode.REPLAY_DATA_AGED_OUT
         if record.code == ErrorCode.SKIPPED_RECORDS_AFTER_SLOW_READING:
             return SlowReader(reason=record.err)
-        if record.code == ErrorCode.REPLAY_DATA_AGED_OUT:
-            self._is_aged_out = True
-        else:
-            log.warning("the gateway reports an error", error=record.err)
         return None
 
 
@@ -326,6 +348,7 @@ class DatabentoSource:
         port: int | None,
         heartbeat_interval_s: int,
         queue_limit: int = QUEUE_LIMIT,
+        silence_margin_s: float = SILENCE_MARGIN_S,
         is_stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self._key = key
@@ -335,6 +358,7 @@ class DatabentoSource:
         self._port = port
         self._heartbeat_interval_s = heartbeat_interval_s
         self._queue_limit = queue_limit
+        self._silence_margin_s = silence_margin_s
 
     def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
         """Ask with a short session of its own. Raises OperatorError: 78 when refused, 69 when unreachable."""
@@ -383,6 +407,7 @@ class DatabentoSource:
             start_ns=start_ns,
             heartbeat_interval_s=self._heartbeat_interval_s,
             queue_limit=self._queue_limit,
+            silence_margin_s=self._silence_margin_s,
         )
 
 

@@ -131,6 +131,11 @@ PRODUCTS = tuple(
 )
 
 
+def simulated_tick(instrument: Instrument) -> Price:
+    """The tick size of a simulated instrument, by its id."""
+    return PRODUCTS[(instrument.instrument_id - 100_000) // 1_000].tick_size
+
+
 def session_span(date: dt.date) -> tuple[Nanos, Nanos]:
     """Open (17:00 Chicago of the day before) and close (16:00) of a simulated session; no holidays."""
     opens = dt.datetime.combine(date - dt.timedelta(days=1), _OPEN, EXCHANGE_ZONE)

@@ -42,21 +42,24 @@ class RecordedSymbology:
     """The mappings of one or more files, in a fixed order, and the volume of each instrument."""
 
     mappings: tuple[MappedSymbol, ...]
-    volumes: Mapping[int, int]
-    """Contracts traded per instrument id, over everything that was read."""
+    volumes: Mapping[dt.date, Mapping[int, int]]
+    """Contracts traded per UTC date, in order, and instrument id."""
+    products: Mapping[str, str] = attrs.Factory(dict)
+    """By raw symbol the product whose parent stands for it, where a definition says so; "" for none (an option)."""
 
     def resolve(self, stype_in: str, symbol: str, at_ns: Nanos) -> tuple[Instrument, ...]:
         """The instruments that `symbol` means at `at_ns`; empty when the files do not know it.
 
-        `continuous` ranks the outrights of the product: `v` and `n` by volume (rank 1 is
-        the next expiry after rank 0 where there is one, else the next by volume), `c` by
-        expiry. `parent` (`GC.FUT`) is every outright and spread of the product.
+        `continuous` ranks the outrights of the product: `v` and `n` by the volume of the last UTC date
+        before (on the first one by its own; rank 1 is the next expiry after rank 0 where there is one,
+        else the next by volume), `c` by expiry. `parent` (`GC.FUT`) is every outright and spread of the product.
         """
         date = dt.datetime.fromtimestamp(at_ns // SECOND, tz=dt.UTC).date()
         if stype_in == "raw_symbol":
             names = self._symbols() if symbol == "ALL_SYMBOLS" else [symbol]
         elif stype_in == "instrument_id":
-            names = [m.symbol for m in self.mappings if str(m.instrument_id) == symbol][:1]
+            named = [m for m in self.mappings if str(m.instrument_id) == symbol][:1]
+            return tuple(Instrument(instrument_id=m.instrument_id, raw_symbol=m.symbol) for m in named)
         elif stype_in == "parent":
             names = self._children(symbol)
         elif stype_in == "continuous":
@@ -84,7 +87,7 @@ class RecordedSymbology:
         product, dot, kind = parent.partition(".")
         if not dot or kind != "FUT" or not product:
             return []
-        return [symbol for symbol in self._symbols() if _is_child(symbol, product)]
+        return [s for s in self._symbols() if self.products.get(s, product if _is_child(s, product) else "") == product]
 
     def _ranked(self, symbol: str, date: dt.date) -> list[str]:
         parts = symbol.split(".")
@@ -97,13 +100,20 @@ class RecordedSymbology:
 
     def _outrights(self, product: str, date: dt.date) -> list[tuple[ContractName, str, int]]:
         """(contract, raw symbol, volume) of every outright of `product`, by expiry."""
-        found = []
-        for raw in self._symbols():
-            contract = parse_contract(raw, (product,), date)
-            if contract is not None:
-                ids = {m.instrument_id for m in self.mappings if m.symbol == raw}
-                found.append((contract, raw, sum(self.volumes.get(i, 0) for i in sorted(ids))))
+        named = {raw: parse_contract(raw, (product,), date) for raw in self._symbols()}
+        ids = {raw: {m.instrument_id for m in self.mappings if m.symbol == raw} for raw, name in named.items() if name}
+        volumes = self._volumes_before(date, {key for keys in ids.values() for key in keys})
+        found = [
+            (name, raw, sum(volumes.get(key, 0) for key in sorted(ids[raw]))) for raw, name in named.items() if name
+        ]
         return sorted(found, key=lambda item: (item[0].expiry.year, item[0].expiry.month))
+
+    def _volumes_before(self, date: dt.date, ids: set[int]) -> Mapping[int, int]:
+        """What was traded on the last date before `date` on which any of `ids` was, else on the first one after."""
+        dates = [day for day, volumes in self.volumes.items() if not ids.isdisjoint(volumes)]
+        earlier = [day for day in dates if day < date]
+        chosen = earlier[-1:] or dates[:1]
+        return self.volumes[chosen[0]] if chosen else {}
 
 
 def _by_volume(by_expiry: Sequence[tuple[ContractName, str, int]]) -> list[str]:
@@ -125,8 +135,7 @@ def _days_outside(mapping: MappedSymbol, date: dt.date) -> int:
 
 
 def _is_child(symbol: str, product: str) -> bool:
-    """Whether `symbol` is an outright or a calendar spread (`GCZ3-GCG4`) of `product`."""
+    """Whether `symbol` is an outright of `product`, a spread that begins with one (`MCLF6-BZF6`) or `MCL:SA 03M F6`."""
     # The decade of the year does not matter here, only the grammar: any date will do.
-    anchor = dt.date(2000, 1, 1)
-    legs = symbol.split("-")
-    return len(legs) <= 2 and all(parse_contract(leg, (product,), anchor) is not None for leg in legs)
+    leg = symbol.partition("-")[0]
+    return symbol.startswith(f"{product}:") or parse_contract(leg, (product,), dt.date(2000, 1, 1)) is not None

@@ -19,7 +19,7 @@ import pytest
 from actors.bars import BarAggregator
 from actors.carry import fresh_state
 from adapters.calendar import CmeCalendar
-from adapters.databento.definitions import listings_of
+from adapters.databento.listings import listings_of
 from adapters.products import PRODUCTS
 from domain.allow_list import AllowList, allow_list
 from domain.bars import Bar

@@ -25,12 +25,16 @@ from adapters.sqlite.journal import JournalFile
 from domain.envelope import Envelope
 from domain.events import HistoryLoaded
 from domain.ibs import StrategySettings
+from domain.instruments import TradedRoot
 from domain.ports import Calendar, FeedSource, Webhook
 from domain.risk import RiskSettings
 from domain.units import Nanos
 
-traded_roots = cache(lambda: load_contract_map(CONTRACT_MAP_FILE).roots)
-"""Read once: a test may run the program hundreds of times."""
+
+@cache
+def traded_roots(path: Path = CONTRACT_MAP_FILE) -> tuple[TradedRoot, ...]:
+    """Read once: a test may run the program hundreds of times."""
+    return load_contract_map(path).roots
 
 
 class LiveInThread:
@@ -75,6 +79,7 @@ def live_in_thread(
     calendar: Calendar,
     make_webhook: Callable[[], Webhook],
     roots: tuple[str, ...],
+    contract_map: Path = CONTRACT_MAP_FILE,
     clock: Any = "feed",
     crashes: tuple[Crash, ...] = (),
     faults: Faults | None = None,
@@ -87,7 +92,7 @@ def live_in_thread(
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
-    chosen = tuple(root for root in traded_roots() if root.root in roots)
+    chosen = tuple(root for root in traded_roots(contract_map) if root.root in roots)
     plan = LivePlan(
         mode="paper",
         is_demo=False,

@@ -213,8 +213,8 @@ def test_missing_files_other_schemas_and_other_datasets_are_refused(tmp_path: Pa
     with pytest.raises(OperatorError, match="no DBN file"):
         read_trades([])
     bars, other = tmp_path / "bars.dbn", tmp_path / "other.dbn"
-    bars.write_bytes(header(GOLD, schema=Schema.OHLCV_1M))
-    with pytest.raises(OperatorError, match="schema ohlcv-1m"):
+    bars.write_bytes(header(GOLD, schema=Schema.OHLCV_1D))
+    with pytest.raises(OperatorError, match="schema ohlcv-1d"):
         read_trades([bars])
     other.write_bytes(header(GOLD, dataset="XNAS.ITCH") + GOLD_TRADES.tobytes())
     with pytest.raises(OperatorError, match=r"dataset XNAS\.ITCH"):

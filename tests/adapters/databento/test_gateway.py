@@ -247,7 +247,7 @@ def test_zstd_and_ts_out_carry_the_same_records(trades: TradeArray) -> None:
 
 @pytest.mark.parametrize(
     ("request_options", "complaint"),
-    [({"schema": "ohlcv-1m"}, "serves the schema trades only, not ohlcv-1m"),
+    [({"schema": "ohlcv-1m"}, "serves the schemas trades and definition, not ohlcv-1m"),
      ({"stype_in": "smart"}, "stype_in smart is not one of"),
      ({"snapshot": True}, "no snapshot")],
 )  # fmt: skip
@@ -446,16 +446,26 @@ def test_a_stranger_is_turned_away(line: bytes) -> None:
 
 def test_fault_specs_are_read_strictly() -> None:
     assert parse_faults("") == ()
-    assert parse_faults("rst@45000, fin@20000,close") == (
+    spec = "rst@45000, fin@20000,close, error3@7,restart@9:30,restart@11,skip@8:12,mute,mute@5,reorder:2"
+    assert parse_faults(spec) == (
         Fault(kind=FaultKind.CLOSE),
+        Fault(kind=FaultKind.MUTE),
+        Fault(kind=FaultKind.REORDER, amount=2),
+        Fault(kind=FaultKind.MUTE, at=5),
+        Fault(kind=FaultKind.ERROR, at=7, amount=3),
+        Fault(kind=FaultKind.SKIP, at=8, amount=12),
+        Fault(kind=FaultKind.RESTART, at=9, amount=30),
+        Fault(kind=FaultKind.RESTART, at=11, amount=1),
         Fault(kind=FaultKind.FIN, at=20_000),
         Fault(kind=FaultKind.RST, at=45_000),
     )
 
 
 @pytest.mark.parametrize(
-    "spec", ["fin", "fin@", "fin@0", "fin@-1", "FIN@5", "close@5", "mute@5", "fin@5,", "fin@5,rst@5"]
-)
+    "spec",
+    ["fin", "fin@", "fin@0", "fin@-1", "FIN@5", "close@5", "fin@5,", "fin@5,rst@5", "error@5", "error9@5", "fin1@5",
+     "fin@5:2", "duplicate", "duplicate:0", "duplicate:100", "duplicate@5", "fin:3", "error3", "reorder:1,reorder:2"],
+)  # fmt: skip
 def test_nonsense_in_a_fault_spec_is_refused(spec: str) -> None:
     with pytest.raises(OperatorError, match="--faults"):
         parse_faults(spec)
@@ -513,7 +523,7 @@ def recorded(stamps: Sequence[int]) -> RecordedTrades:
     made["length"], made["action"], made["instrument_id"] = 12, b"T", 7
     made["ts_recv"] = made["ts_event"] = stamps
     mapping = MappedSymbol(symbol="GCZ3", instrument_id=7, start=dt.date(2013, 10, 7), end=dt.date(2013, 10, 8))
-    symbology = RecordedSymbology(mappings=(mapping,), volumes={7: 3})
+    symbology = RecordedSymbology(mappings=(mapping,), volumes={})
     return RecordedTrades(dataset="GLBX.MDP3", trades=made, symbology=symbology)
 
 

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +32,7 @@ from domain.ports import (
     ReplayCompleted,
     SlowReader,
     Subscribed,
+    Unresolved,
 )
 from domain.units import Nanos
 
@@ -110,23 +112,17 @@ class ScriptedGateway:
 
 
 @contextlib.contextmanager
-def connected(port: int, *, heartbeat_interval_s: int = 30, queue_limit: int = 65_536) -> Iterator[LiveConnection]:
-    connection = source_at(port, heartbeat_interval_s, queue_limit).connect(["ESM4"], None)
+def connected(port: int, **options: Any) -> Iterator[LiveConnection]:
+    connection = source_at(port, **{"heartbeat_interval_s": 30, **options}).connect(["ESM4"], None)
     try:
         yield connection
     finally:
         connection.close()
 
 
-def source_at(port: int, heartbeat_interval_s: int = 5, queue_limit: int = 65_536) -> DatabentoSource:
-    return DatabentoSource(
-        key=LOCAL_KEY,
-        dataset="GLBX.MDP3",
-        gateway="127.0.0.1",
-        port=port,
-        heartbeat_interval_s=heartbeat_interval_s,
-        queue_limit=queue_limit,
-    )
+def source_at(port: int, **options: Any) -> DatabentoSource:
+    fixed = {"key": LOCAL_KEY, "dataset": "GLBX.MDP3", "gateway": "127.0.0.1", "port": port}
+    return DatabentoSource(**{**fixed, "heartbeat_interval_s": 5, **options})
 
 
 def taken(connection: LiveConnection, last: type[FeedItem] = Ended) -> list[FeedItem]:
@@ -167,9 +163,8 @@ MIXED = [
     (system("heartbeat", ts=9), Heartbeat(ts=Nanos(9))),
     (trades(3, 4), Records(raw=trades(3, 4))),
     (system("slow_reader_warning", "behind"), SlowReader(reason="behind")),
-    (error("symbol_resolution_failed", "no such symbol"), None),
+    (error("symbol_resolution_failed", "no such symbol"), Unresolved(reason="no such symbol")),
     (system("replay_completed"), ReplayCompleted()),
-    (error("skipped_records_after_slow_reading", "skipped"), SlowReader(reason="skipped")),
     (mapping("NQM4", "NQM4", 12), Mapped(symbol="NQM4", raw_symbol="NQM4", instrument_id=12, ts=Nanos(5))),
     (trades(4, 4000), Records(raw=trades(4, 4000))),
     (system("heartbeat", "End of data", ts=10), DataExhausted(ts=Nanos(10))),
@@ -307,23 +302,55 @@ def reset(client: socket.socket) -> None:
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
 
 
+def wrong(**changes: Any) -> bytes:
+    fields = {"dataset": "GLBX.MDP3", "start": 1, "stype_in": None, "schema": None, "ts_out": False, **changes}
+    return Metadata(stype_out=SType.from_str("instrument_id"), **fields).encode()
+
+
+ENDS = [
+    (b"", [Ended(reason="closed by the gateway")]),
+    (error("auth_failed", "who are you"), [Ended(reason="who are you (auth failed)", is_fatal=True)]),
+    (error("api_key_deactivated", "gone"), [Ended(reason="gone (api key deactivated)", is_fatal=True)]),
+    (error("invalid_subscription", "no schema"), [Ended(reason="no schema (invalid subscription)", is_fatal=True)]),
+    (error("connection_limit_exceeded", "ten"), [Ended(reason="ten (connection limit exceeded)")]),
+    (error("internal_error", "our fault"), [Ended(reason="our fault (internal error)")]),
+    (error("replay_data_aged_out", "old"), [Ended(reason="old (replay data aged out)", is_aged_out=True)]),
+    (
+        error("skipped_records_after_slow_reading", "12 skipped"),
+        [
+            SlowReader(reason="12 skipped"),
+            Ended(reason="12 skipped (skipped records after slow reading)"),
+        ],
+    ),
+]
+
+
+@pytest.mark.parametrize(("last", "expected"), ENDS)
+def test_the_end_comes_last_and_says_why(last: bytes, expected: list[FeedItem]) -> None:
+    """Also where the gateway goes on behind an error: what comes after a hole must not be taken."""
+
+    def play(client: socket.socket) -> None:
+        client.sendall(METADATA + trades(0, 100) + last)
+        if last:
+            client.sendall(trades(100, 200))
+            client.recv(1)
+
+    with ScriptedGateway(play) as gateway, connected(gateway.port) as connection:
+        assert taken(connection) == [Records(raw=trades(0, 100)), *expected]
+        assert connection.take(0.0) == []
+
+
 @pytest.mark.parametrize(
-    ("last", "expected"),
-    [
-        (b"", Ended(reason="closed by the gateway")),
-        (error("auth_failed", "who are you"), Ended(reason="who are you", is_fatal=True)),
-        (error("invalid_subscription", "no such schema"), Ended(reason="no such schema", is_fatal=True)),
-        (error("internal_error", "our fault"), Ended(reason="our fault")),
-        (error("replay_data_aged_out", "too old"), Ended(reason="too old", is_aged_out=True)),
-    ],
-)
-def test_the_end_comes_last_and_says_why(last: bytes, expected: Ended) -> None:
+    ("header", "reason"),
+    [(wrong(dataset="XNAS.ITCH"), "the stream is of XNAS.ITCH"),
+     (wrong(ts_out=True), "the stream is of GLBX.MDP3 with ts_out")],
+)  # fmt: skip
+def test_a_stream_of_another_kind_than_asked_for_is_not_read(header: bytes, reason: str) -> None:
     with (
-        ScriptedGateway(lambda client: client.sendall(METADATA + trades(0, 100) + last)) as gateway,
+        ScriptedGateway(lambda client: client.sendall(header)) as gateway,
         connected(gateway.port) as connection,
     ):
-        assert taken(connection) == [Records(raw=trades(0, 100)), expected]
-        assert connection.take(0.0) == []
+        assert taken(connection) == [Ended(reason=reason)]
 
 
 def test_a_record_cut_by_the_end_is_not_delivered() -> None:
@@ -350,10 +377,16 @@ def test_a_reset_and_garbage_end_it_without_being_fatal(play: Callable[[socket.s
         assert ended == Ended(reason=ended.reason)
 
 
-def test_a_wrong_key_is_refused_for_good() -> None:
-    answer = b"success=0|error=User authentication failed.\n"
+@pytest.mark.parametrize(
+    ("text", "is_fatal"),
+    [("User authentication failed.", True), ("API key deactivated", True),
+     ("A live data license is required to access GLBX.MDP3", True),
+     ("Reached the open connection limit", False), ("Internal error", False)],
+)  # fmt: skip
+def test_a_refusal_is_final_where_only_the_operator_can_mend_it(text: str, is_fatal: bool) -> None:
+    answer = f"success=0|error={text}\n".encode()
     with ScriptedGateway(lambda client: None, answer) as gateway, connected(gateway.port) as connection:
-        assert taken(connection) == [Ended(reason="User authentication failed.", is_fatal=True)]
+        assert taken(connection) == [Ended(reason=text, is_fatal=is_fatal)]
 
 
 def test_nobody_there_and_a_door_that_closes_are_ends_that_may_be_tried_again() -> None:
@@ -368,13 +401,25 @@ def test_nobody_there_and_a_door_that_closes_are_ends_that_may_be_tried_again() 
         assert taken(connection) == [Ended(reason="closed by the gateway")]
 
 
-def test_silence_is_an_end() -> None:
+@pytest.mark.parametrize("said", [b"", METADATA, METADATA + system("subscription_ack")])
+def test_silence_is_an_end_also_before_the_first_record(said: bytes) -> None:
     def play(client: socket.socket) -> None:
-        client.sendall(METADATA)
+        client.sendall(said)
         client.recv(1)
 
-    with ScriptedGateway(play) as gateway, connected(gateway.port, heartbeat_interval_s=1) as connection:
-        assert taken(connection) == [Ended(reason="the gateway sent nothing for 6 s", is_silence=True)]
+    with (
+        ScriptedGateway(play) as gateway,
+        connected(gateway.port, heartbeat_interval_s=1, silence_margin_s=0.0) as connection,
+    ):
+        assert taken(connection)[-1] == Ended(reason="the gateway sent nothing for 1 s", is_silence=True)
+
+
+def test_a_gateway_that_accepts_and_never_speaks_is_left() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        connected(listener.getsockname()[1], heartbeat_interval_s=1, silence_margin_s=0.0) as connection,
+    ):
+        assert taken(connection) == [Ended(reason="the gateway sent nothing for 1 s", is_silence=True)]
 
 
 def test_a_refusal_is_the_operators_to_mend() -> None:

@@ -11,7 +11,7 @@ import databento as db
 import pytest
 from databento_dbn import InstrumentClass, InstrumentDefMsg, Metadata, Schema, SecurityUpdateAction, SType
 
-from adapters.databento.definitions import listings_of, read_definitions
+from adapters.databento.listings import listings_of, read_definitions
 from domain.allow_list import Listing, allow_list
 from domain.errors import OperatorError
 from domain.units import Price
