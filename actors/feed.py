@@ -240,6 +240,8 @@ class FeedActor(SupervisedActor):
 
     def _hold(self, fresh: TradeArray) -> None:
         """Keep records, in the order of arrival, until their batch is complete."""
+        if self._foreign:
+            fresh = fresh[~np.isin(fresh["instrument_id"], sorted(self._foreign))]
         if len(fresh):
             # A gateway that accepts, says hello and ends is not better than one that refuses: only news are progress.
             self._failures = 0
@@ -289,10 +291,10 @@ class FeedActor(SupervisedActor):
 
     def _publish_held(self, count: int) -> None:
         batch, self._held = self._held[:count], self._held[count:]
-        is_ours = np.isin(batch["instrument_id"], sorted(self._memory.ids - self._foreign))
-        if not is_ours.all():
-            self._keep_nameless(batch[~is_ours])
-            batch = batch[is_ours]
+        is_known = np.isin(batch["instrument_id"], sorted(self._memory.ids))
+        if not is_known.all():
+            self._keep_nameless(batch[~is_known])
+            batch = batch[is_known]
         if len(batch):
             self._publish(TradesReceived(trades=batch), ts=Nanos(int(batch["ts_recv"].max())))
 

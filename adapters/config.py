@@ -464,11 +464,12 @@ def _check_hours(config: Config, document: YamlMap) -> None:
     ]
     if open_questions:
         names = ", ".join(open_questions)
+        all_of_them = ", ".join([*confirmed, *open_questions])
         refuse(
             _find(document, "golive.hours_confirmed") or document.entries["mode"],
             f"the trading hours of {names} have not been checked against the exchange's",
             fix="compare docs/configuration.md, Calendar, with the exchange's holiday hours, correct what differs in "
-            f"{CALENDAR_OVERRIDES_FILE}, and write `golive: {{hours_confirmed: [{names}]}}`; "
+            f"{CALENDAR_OVERRIDES_FILE}, and write `golive: {{hours_confirmed: [{all_of_them}]}}`; "
             "or leave them out of `symbols`",
         )
 

@@ -96,8 +96,9 @@ def outright(
 def allow_list(listings: Iterable[Listing], roots: Sequence[TradedRoot]) -> AllowList:
     """The contracts of `roots` among `listings`.
 
-    Raises OperatorError when a definition's tick or multiplier is not the contract map's, and when an id of
-    a contract names something else too on one date: its records could not be told apart.
+    Raises OperatorError when a definition's tick or multiplier is not the contract map's (ticks have changed over
+    the years: for old data use mappings, which state none), and when an id of a contract names something else too
+    on one date: its records could not be told apart.
     """
     known = sorted(set(listings), key=lambda one: (one.instrument_id, one.start, one.end, one.raw_symbol))
     contracts: dict[AllowedContract, None] = {}

@@ -42,6 +42,8 @@ def read_definitions(path: Path) -> tuple[Listing, ...]:
 
     Raises OperatorError (exit code 78) for a file that cannot be read or is of another schema.
     """
+    if not path.is_file():
+        raise _refused(path, "there is no such file")
     try:
         store = DBNStore.from_file(path)
         if str(store.schema) != SCHEMA:

@@ -444,7 +444,9 @@ def test_live_trades_no_hours_that_nobody_checked(tmp_path: Path) -> None:
     confirmed = "golive: {hours_confirmed: [GC, SI]}\n"
     config = load(tmp_path, text, confirmed).config
     assert config.golive.hours_confirmed == ("GC", "SI")
-    assert refusal(tmp_path, text, "golive: {hours_confirmed: [SI]}\n").where == f"{tmp_path}/1.yml:1:27"
+    other = refusal(tmp_path, text, "golive: {hours_confirmed: [SI]}\n")
+    assert other.where == f"{tmp_path}/1.yml:1:27"
+    assert "golive: {hours_confirmed: [SI, GC]}" in other.fix
     # Paper trades them as they are; and what is only read needs no confirmation.
     assert load(tmp_path, text.replace("mode: live", "mode: paper")).config.golive.hours_confirmed == ()
     assert load(tmp_path, text.replace("[ES, GC]", "[ES]")).config.mode == "live"

@@ -82,6 +82,12 @@ def test_a_file_that_is_no_definition_file_is_refused(
     assert caught.value.where == str(path)
 
 
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match="there is no such file") as caught:
+        read_definitions(tmp_path / "nowhere.dbn")
+    assert caught.value.where == str(tmp_path / "nowhere.dbn")
+
+
 @pytest.mark.real_data
 def test_the_mappings_of_a_real_file_are_its_contracts_and_their_dates() -> None:
     path = Path(__file__).resolve().parents[4] / "shared" / "market" / "GC.ohlcv-1m.20131007-11.dbn.zst"
