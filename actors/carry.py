@@ -22,15 +22,11 @@ from domain.bars import Bar, BarTable, Timeframe
 from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
 from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClosed, StateCarried
+from domain.history import MAX_DAYS, MAX_HOURS
 from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
 from domain.positions import Position
 from domain.units import Nanos
-
-MAX_HOURS = 1_500
-"""Hour bars of history kept per root: about three months of sessions."""
-MAX_DAYS = 504
-"""Day bars kept per root: two years."""
 
 
 @attrs.frozen(kw_only=True)
@@ -110,6 +106,14 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
         carried=_state(opened, head, machines, memory, file_sha256),
         history=history.result(),
     )
+
+
+def fold_history(reader: JournalReader) -> HistoryLoaded:
+    """Only the history that a file would leave."""
+    history = _HistoryFold()
+    for envelope in reader.envelopes(types={"SessionOpened", "HistoryLoaded", "ContractRolled", "SliceClosed"}):
+        history.fold(envelope)
+    return history.result()
 
 
 def _state(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from actors.commands import COMMANDS
+from actors.history_commands import history
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -342,7 +343,7 @@ def alerts_test(log_level: str, /) -> None:
     sys.exit(alerts_test_command(log_level))
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, history):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ followed by the next session. Live, paper and demo files never mix in one direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -16,11 +16,10 @@ import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
+from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_inputs, without_overtaken
 from domain.allow_list import outright
-from domain.bars import BarTable, Timeframe
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
-from domain.features import required_inputs
 from domain.ibs import StrategySettings
 from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
@@ -82,6 +81,7 @@ class Opener:
     """The parts that fold a file: with the models it was recorded with."""
     load_history: Callable[[Session], HistoryLoaded]
     now: Callable[[], Nanos]
+    extend_history: ExtendHistory = as_left
 
     def first(self) -> OpenedFile:
         """The file to start with."""
@@ -94,6 +94,9 @@ class Opener:
         opened, status = self._look(latest)
         if status == "closed":
             return self._after_closed(latest, opened)
+        if self._is_same_program(opened) and self._gains_history(latest, opened):
+            log.info("stored history has what this session lacks: new segment", session=latest.session)
+            return self._new_segment(latest)
         if self._is_same_program(opened):
             log.info("continuing the unfinished session", file=latest.path.name, session=latest.session)
             return OpenedFile(path=latest.path, opened=opened)
@@ -192,14 +195,36 @@ class Opener:
         history = left.history if left is not None else self.load_history(session)
         return self._create(opened, history, left)
 
+    def _gains_history(self, latest: JournalEntry, opened: SessionOpened) -> bool:
+        """Whether bars that the models or the warm-up wait for have been stored since the file began."""
+        journal = self.journals.open(latest.path)
+        try:
+            first = {e.type: e.payload for e in journal.envelopes(until=3, types={"HistoryLoaded", "StateCarried"})}
+        finally:
+            journal.close()
+        history, carried = first.get("HistoryLoaded"), first.get("StateCarried")
+        if not isinstance(history, HistoryLoaded) or not isinstance(carried, StateCarried):
+            return False
+        lacking = dict(lacking_bars(opened, history.tables))
+        if not lacking:
+            return False
+        more = self.extend_history(history, opened.session, opened.contracts, carried.contracts)
+        return dict(lacking_bars(opened, more.tables)) != lacking
+
     def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
         carried = left.carried if left is not None else fresh_state()
         self._refuse_dropped_roots(carried)
+        before = () if left is None else left.opened.contracts
+        more = self.extend_history(history, opened.session, opened.contracts, before)
+        carried, history = without_overtaken(carried, more, history), more
         path = self.journals.create(opened.session.date.isoformat(), opened.segment)
         log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
         for root, lacking in lacking_inputs(opened.models, history.tables):
             log.warning(
-                "no entries of this root until it has the bars that its model reads", root=root, lacking=lacking
+                "no entries of this root until it has the bars that its model reads",
+                root=root,
+                lacking=lacking,
+                fix="`history fetch` or `history import`, then start again",
             )
         for position in carried.positions:
             log.warning("position carried", root=position.root, contract=position.contract, quantity=position.quantity)
@@ -301,23 +326,6 @@ def opening_of(journal: JournalFile) -> SessionOpened:
     if first is None or not isinstance(first.payload, SessionOpened):
         raise JournalUnreadable(f"{journal.path}: the first event is not SessionOpened")
     return first.payload
-
-
-def lacking_inputs(models: Sequence[ModelRecord], tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
-    """(root, what is too short in words) of each model that the history does not suffice for."""
-    held = {(table.root, table.timeframe): len(table) for table in tables}
-    for model in models:
-        needs: dict[tuple[str, Timeframe], int] = {}
-        for need in required_inputs(model.features, model.feature_set) if not model.refusal else ():
-            place = (need.root or model.root, need.timeframe)
-            needs[place] = max(needs.get(place, 0), need.bars)
-        short = [
-            f"{root} {timeframe}: {held.get((root, timeframe), 0)} of {bars}"
-            for (root, timeframe), bars in needs.items()
-            if held.get((root, timeframe), 0) < bars
-        ]
-        if short:
-            yield model.root, ", ".join(short)
 
 
 def _label(mode: str, is_demo: bool, account: str) -> str:

@@ -81,6 +81,7 @@ _TOP_KEYS = (
     "definitions",
     "symbols",
     "models_dir",
+    "history_dir",
     "feed",
     "clock",
     "execution",
@@ -123,6 +124,8 @@ class Config:
     risk: RiskSettings
     roots: tuple[TradedRoot, ...]
     definitions: Path | None = None
+    history_dir: Path | None = None
+    """Where stored history is; the demo makes its own."""
     golive: GoLive = GoLive()
     databento_key: Secret | None = None
     webhook_url: Secret | None = None
@@ -165,6 +168,36 @@ def find_journal_dir(path: Path) -> Path:
     return _path(document, "journal_dir", _default_journal_dir(path, _choice(document, "mode", MODES, "paper")))
 
 
+@attrs.frozen(kw_only=True)
+class MarketPlaces:
+    """What of a configuration says which history is wanted, and where it is."""
+
+    roots: tuple[TradedRoot, ...]
+    strategy: StrategySettings
+    mode: Mode
+    journal_dir: Path
+    models_dir: Path
+    history_dir: Path
+
+
+def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]) -> MarketPlaces:
+    """What the history commands need of a configuration: none of its secrets, and not that it may start.
+
+    Raises OperatorError (exit 78) with file:line:column.
+    """
+    document = _read_merged(path, overlays)
+    mode = cast("Mode", _choice(document, "mode", MODES, "paper"))
+    contract_map = _load_map(document, _path(document, "contract_map", CONTRACT_MAP_FILE), environ)
+    return MarketPlaces(
+        roots=_chosen_roots(document, contract_map),
+        strategy=_strategy(_section(document, "strategy"), mode),
+        mode=mode,
+        journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
+        models_dir=_path(document, "models_dir", MODELS_DIR),
+        history_dir=_path(document, "history_dir", _default_history_dir(path)),
+    )
+
+
 def load_config(
     path: Path, overlays: Sequence[Path], environ: Mapping[str, str], *, today: dt.date | None = None
 ) -> LoadedConfig:
@@ -175,10 +208,7 @@ def load_config(
     """
     # Before anything is read that an error could quote.
     secrets = {name: secret_from(environ, name) for name in SECRET_VARIABLES}
-    document = _read_checked(path)
-    for overlay in overlays:
-        document = merge(document, _read_checked(overlay))
-    document.refuse_unknown(_TOP_KEYS)
+    document = _read_merged(path, overlays)
     _check_execution(document)
     account = as_text(document.require("account", fix="write `account:` with the label of the account it trades"))
     mode = cast("Mode", _choice(document, "mode", MODES, "paper"))
@@ -191,6 +221,7 @@ def load_config(
         clock=clock,
         journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
         models_dir=_path(document, "models_dir", MODELS_DIR),
+        history_dir=_path(document, "history_dir", _default_history_dir(path)),
         contract_map=map_path,
         contract_map_digest=contract_map.digest,
         definitions=_path(document, "definitions", Path()) if document.get("definitions") is not None else None,
@@ -263,6 +294,7 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "definitions": config.definitions,
         "symbols": [root.root for root in config.roots if not root.is_reference],
         "models_dir": config.models_dir,
+        "history_dir": config.history_dir,
         "clock": config.clock,
     }
     for section in ("feed", "strategy", "risk", "alerts", "golive"):
@@ -286,6 +318,14 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
 def _read_checked(path: Path) -> YamlMap:
     document = read_map(path)
     refuse_secrets(document)
+    return document
+
+
+def _read_merged(path: Path, overlays: Sequence[Path]) -> YamlMap:
+    document = _read_checked(path)
+    for overlay in overlays:
+        document = merge(document, _read_checked(overlay))
+    document.refuse_unknown(_TOP_KEYS)
     return document
 
 
@@ -315,6 +355,11 @@ def _path(document: YamlMap, key: str, default: Path) -> Path:
 def _default_journal_dir(path: Path, mode: str) -> Path:
     """Each mode its own directory: live never shares one with paper or a demo."""
     return _absolute(path).parent / "journal" / mode
+
+
+def _default_history_dir(path: Path) -> Path:
+    """Bars are of the market: all modes and accounts share them."""
+    return _absolute(path).parent / "history"
 
 
 def _absolute(path: Path) -> Path:

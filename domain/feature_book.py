@@ -88,6 +88,11 @@ class CarriedPercentile:
     added: str
     """Base64 of the values added since, little-endian float64, in the order of their bars."""
 
+    @property
+    def added_count(self) -> int:
+        """How many values that is."""
+        return len(b64decode(self.added)) // 8
+
 
 class FeatureBook:
     """Windows and populations of every root. `bases` says which populations a root keeps (`required_bases`)."""

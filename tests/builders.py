@@ -55,7 +55,7 @@ def session_of(*roots: str, **closes: Nanos) -> Session:
 
 
 def traded_root(root: str, **changes: Any) -> TradedRoot:
-    spec = ContractSpec(tick_size=TICK, multiplier=Decimal(50), currency="USD", exchange_calendar="CME")
+    spec = ContractSpec(tick_size=TICK, multiplier=Decimal(50), currency="USD", exchange_calendar="CME Globex Equity")
     values: dict[str, Any] = {
         "root": root,
         "data_product": root,

@@ -23,6 +23,7 @@ from actors.progress import Progress
 from actors.report import summary
 from actors.tally import Tally
 from actors.veto_models import LoadedModels, find_models, keep, load_models
+from actors.warm_up import ExtendHistory, as_left
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts, parse_time
 from actors.wiring.alerts import running_alerts
 from adapters.calendar import CmeCalendar
@@ -42,7 +43,7 @@ from adapters.sqlite.directory import SqliteJournals
 from domain.allow_list import allow_list
 from domain.errors import OperatorError
 from domain.events import HistoryLoaded
-from domain.ports import FeedSource
+from domain.ports import Calendar, FeedSource
 from domain.sessions import Session
 
 DEMO_SPEED = "2000"
@@ -121,14 +122,16 @@ def live_command(request: LiveRequest) -> int:
             alerts=alerts,
             desk=desk,
         )
+        calendar = CmeCalendar(CALENDAR_OVERRIDES_FILE)
         opener = Opener(
             plan=plan,
             journals=journals,
-            calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
+            calendar=calendar,
             source=source,
             parts_of=lambda opened: machine_parts(find_models(opened.models, config.journal_dir)),
             load_history=load_history,
             now=parts.now,
+            extend_history=_stored_history(config, calendar),
         )
         result = _run(plan, parts, opener, stopping)
     _print_summary(result)
@@ -212,6 +215,15 @@ def _market(
         is_stopping=is_stopping,
     )
     return source, lambda session: HistoryLoaded(tables=())
+
+
+def _stored_history(config: Config, calendar: Calendar) -> ExtendHistory:
+    if config.history_dir is None:
+        return as_left  # the demo's is made up
+    from actors.wiring.history import StoredHistory
+    from adapters.databento.history_store import HistoryStore
+
+    return StoredHistory(store=HistoryStore(config.history_dir), roots=config.roots, calendar=calendar)
 
 
 def _demo_speed(request: LiveRequest) -> float:

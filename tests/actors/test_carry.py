@@ -9,7 +9,7 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.carry import MAX_DAYS, MAX_HOURS, Inheritance, carry_forward, fresh_state
+from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
 from adapters.memory import MemoryJournal
 from domain.bars import BarTable
@@ -26,6 +26,7 @@ from domain.events import (
     SliceClosed,
     StateCarried,
 )
+from domain.history import MAX_DAYS, MAX_HOURS
 from domain.market import trades_from_bytes
 from domain.orders import OrderState
 from domain.ports import Head

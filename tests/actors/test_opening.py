@@ -11,7 +11,8 @@ import pytest
 import structlog
 
 from actors.machines import MachineParts
-from actors.opening import LivePlan, OpenedFile, Opener, lacking_inputs
+from actors.opening import LivePlan, OpenedFile, Opener
+from actors.warm_up import lacking_inputs
 from adapters.calendar import CmeCalendar
 from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import file_name

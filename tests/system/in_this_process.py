@@ -14,6 +14,7 @@ from actors.alerts import Alerts
 from actors.faults import Crash, Faults
 from actors.live import LiveParts, LiveResult, run_live
 from actors.opening import LivePlan, Opener
+from actors.warm_up import ExtendHistory, as_left
 from actors.wiring import MACHINE_PARTS, VERSION, code_digest
 from adapters.config import CONTRACT_MAP_FILE
 from adapters.contract_map import load_contract_map
@@ -89,6 +90,7 @@ def live_in_thread(
     until_ns: Nanos | None = None,
     source: FeedSource | None = None,
     watch: Callable[[FeedSource], FeedSource] = lambda source: source,
+    extend_history: ExtendHistory = as_left,
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
@@ -132,6 +134,7 @@ def live_in_thread(
         parts_of=lambda opened: MACHINE_PARTS,
         load_history=lambda session: HistoryLoaded(tables=()),
         now=parts.now,
+        extend_history=extend_history,
     )
     running = LiveInThread(
         lambda stopping: run_live(

@@ -1,0 +1,221 @@
+"""DBN files of trades or bars as hour bars of single outright contracts, and such hours as a DBN file.
+
+Clock hours in UTC: sessions open on the full hour, so they are the hours of the session's grid. Only
+outrights of known products come through, each by its instrument id on the dates on which the file says
+so: spreads, user-defined instruments and products that nobody asked for never do.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+import zstandard
+from databento_dbn import DBNError, Metadata, OHLCVMsg, Schema, SType
+
+from adapters.databento.dbn_files import _decompressed, mappings_of
+from domain.errors import OperatorError
+from domain.history import ContractAt, Rows, Span
+from domain.instruments import parse_contract
+from domain.market import TRADE_DTYPE, TRADE_RTYPE
+from domain.units import DAY, HOUR, MINUTE, UNDEF_PRICE, UNDEF_TIMESTAMP, Nanos
+
+OHLCV_DTYPE = np.dtype(OHLCVMsg._dtypes)
+OHLCV_1H_RTYPE = 34
+_PUBLISHER_GLBX = 1
+
+
+@attrs.frozen
+class _Layout:
+    """How a schema's records lie, and what of a bar they are. `length`: time in one record (0: a moment)."""
+
+    dtype: np.dtype[np.void]
+    rtype: int
+    stamp: str
+    length: Nanos
+    columns: tuple[str, str, str, str, str]
+
+
+_BAR = ("open", "high", "low", "close", "volume")
+_LAYOUTS: Mapping[str, _Layout] = {
+    "trades": _Layout(TRADE_DTYPE, TRADE_RTYPE, "ts_recv", Nanos(1), ("price", "price", "price", "price", "size")),
+    "ohlcv-1m": _Layout(OHLCV_DTYPE, 33, "ts_event", MINUTE, _BAR),
+    "ohlcv-1h": _Layout(OHLCV_DTYPE, OHLCV_1H_RTYPE, "ts_event", HOUR, _BAR),
+}
+SCHEMAS = tuple(_LAYOUTS)
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class FileHours:
+    """The whole hours of one file."""
+
+    dataset: str
+    schema: str
+    hours: Mapping[ContractAt, Rows]
+    """By contract, in order of their names. `trades` is 0 where the file does not count them."""
+    covered: Span
+    """The whole hours inside the file's span; empty (start = end) when it holds none."""
+    foreign: int
+    """Records of anything else: spreads, other products, ids without a name on that date."""
+
+
+def read_hours(path: Path, products: Collection[str]) -> FileHours:
+    """The hours of the outrights of `products` in a DBN file of trades, ohlcv-1m or ohlcv-1h, compressed or not.
+
+    Raises OperatorError (exit code 2) for a file that is missing, corrupt, cut off or of another schema.
+    """
+    data = _decompressed(path)
+    metadata, body = _metadata(path, data)
+    layout = _LAYOUTS[str(metadata.schema)]
+    records = _records(path, memoryview(data)[body:], layout, has_ts_out=bool(metadata.ts_out))
+    if layout.dtype == TRADE_DTYPE:
+        records = records[records["price"] != UNDEF_PRICE]
+    stamps = records[layout.stamp].astype(np.int64)
+    covered = _covered(metadata, stamps, layout.length)
+    places: dict[ContractAt, list[npt.NDArray[np.intp]]] = defaultdict(list)
+    allowed = np.zeros(len(records), bool)
+    for mapping in sorted(mappings_of(metadata), key=lambda m: (m.start, m.symbol, m.instrument_id)):
+        contract = outright(mapping.symbol, mapping.start, products)
+        if contract is not None:
+            is_it = records["instrument_id"] == mapping.instrument_id
+            is_it &= (stamps >= _midnight(mapping.start)) & (stamps < _midnight(mapping.end))
+            places[contract].append(np.flatnonzero(is_it))
+            allowed |= is_it
+    hours = {}
+    for contract in sorted(places, key=lambda contract: contract.raw_symbol):
+        at = np.unique(np.concatenate(places[contract]))
+        hours[contract] = _fold(records[at], stamps[at], layout, covered)
+    return FileHours(
+        dataset=metadata.dataset,
+        schema=str(metadata.schema),
+        hours=hours,
+        covered=covered,
+        foreign=int((~allowed).sum()),
+    )
+
+
+def outright(symbol: str, date: dt.date, products: Collection[str]) -> ContractAt | None:
+    """The contract of one of `products` that the vendor's `symbol` names on `date`; None for anything else."""
+    name = parse_contract(symbol, products, date)
+    return None if name is None else ContractAt(raw_symbol=symbol, name=name)
+
+
+def hours_file(dataset: str, covered: Span, hours: Mapping[ContractAt, Rows]) -> bytes:
+    """A DBN file of ohlcv-1h, compressed, as the vendor would deliver it; instrument ids are counted from 1."""
+    first, last = (dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC).date() for ns in (covered.start, covered.end))
+    listed, parts = [], []
+    for number, (contract, rows) in enumerate(hours.items(), 1):
+        interval = _Interval(first, last + dt.timedelta(days=1), str(number))
+        listed.append(_Listed(contract.raw_symbol, [interval]))
+        records = np.zeros(len(rows), OHLCV_DTYPE)
+        records["length"], records["rtype"] = OHLCV_DTYPE.itemsize // 4, OHLCV_1H_RTYPE
+        records["publisher_id"], records["instrument_id"] = _PUBLISHER_GLBX, number
+        for column, name in enumerate(("ts_event", None, *_BAR)):
+            if name is not None:
+                records[name] = rows[:, column]
+        parts.append(records)
+    merged = np.concatenate(parts) if parts else np.zeros(0, OHLCV_DTYPE)
+    # The library's types name text where its encoder wants its enumerations, and dicts where it wants objects.
+    fields: dict[str, Any] = {
+        "dataset": dataset,
+        "start": covered.start,
+        "end": covered.end,
+        "stype_in": SType.RAW_SYMBOL,
+        "stype_out": SType.INSTRUMENT_ID,
+        "schema": Schema.OHLCV_1H,
+        "symbols": [each.raw_symbol for each in listed],
+        "mappings": listed,
+    }
+    body = merged[np.argsort(merged["ts_event"], kind="stable")].tobytes()
+    packed: bytes = zstandard.ZstdCompressor().compress(bytes(Metadata(**fields).encode()) + body)
+    return packed
+
+
+@attrs.frozen
+class _Interval:
+    start_date: dt.date
+    end_date: dt.date
+    symbol: str
+
+
+@attrs.frozen
+class _Listed:
+    raw_symbol: str
+    intervals: list[_Interval]
+
+
+def _metadata(path: Path, data: bytes) -> tuple[Metadata, int]:
+    """The metadata and where the records begin."""
+    if data[:3] != b"DBN" or len(data) < 8:
+        raise _refused(path, "not a DBN file", "give a file as Databento delivers it (.dbn or .dbn.zst)")
+    body = 8 + int.from_bytes(data[4:8], "little")
+    try:
+        metadata = Metadata.decode(data[:body])
+    except DBNError as error:
+        raise _refused(path, f"corrupt DBN metadata: {error}", "download the file again") from error
+    if str(metadata.schema) not in _LAYOUTS:
+        raise _refused(path, f"schema {metadata.schema or 'mixed'}", f"request one of {', '.join(SCHEMAS)}")
+    return metadata, body
+
+
+def _records(path: Path, body: memoryview, layout: _Layout, *, has_ts_out: bool) -> npt.NDArray[np.void]:
+    dtype = layout.dtype
+    if has_ts_out:
+        dtype = np.dtype([*((name, dtype[name]) for name in dtype.names or ()), ("ts_out", "<u8")])
+    if len(body) % dtype.itemsize:
+        raise _refused(path, "the records are cut off or of mixed types", "download the file again")
+    records = np.frombuffer(body, dtype)
+    if not bool(((records["length"] == dtype.itemsize // 4) & (records["rtype"] == layout.rtype)).all()):
+        raise _refused(path, "records of other types among the bars", "request one schema per file")
+    return records
+
+
+def _covered(metadata: Metadata, stamps: npt.NDArray[np.int64], length: Nanos) -> Span:
+    """Whole hours only: an hour that begins before the file does, or ends after it, would be half a bar."""
+    end = metadata.end
+    if end in (None, 0, UNDEF_TIMESTAMP):
+        end = int(stamps.max()) + 1 if len(stamps) else metadata.start
+    start = -(-metadata.start // HOUR) * HOUR
+    stop = -(-int(end) // length) * length // HOUR * HOUR
+    return Span(start=Nanos(start), end=Nanos(max(start, stop)))
+
+
+def _fold(records: npt.NDArray[np.void], stamps: npt.NDArray[np.int64], layout: _Layout, covered: Span) -> Rows:
+    """Hour bars: open and close are the first and last record of the hour, in arrival order for trades."""
+    is_inside = (stamps >= covered.start) & (stamps < covered.end)
+    records, hours = records[is_inside], stamps[is_inside] // HOUR
+    if not len(records):
+        return np.zeros((0, 8), np.int64)
+    # Bars of a file may come in any order; trades keep theirs inside the hour.
+    order = np.argsort(hours if layout.dtype == TRADE_DTYPE else stamps[is_inside], kind="stable")
+    records, hours = records[order], hours[order]
+    first = np.flatnonzero(np.concatenate(([True], hours[1:] != hours[:-1])))
+    after = np.append(first[1:], len(hours))
+    open_, high, low, close, volume = (records[name].astype(np.int64) for name in layout.columns)
+    counts = after - first if layout.dtype == TRADE_DTYPE else np.zeros(len(first), np.int64)
+    return np.column_stack(
+        (
+            hours[first] * HOUR,
+            hours[first] * HOUR + HOUR,
+            open_[first],
+            np.maximum.reduceat(high, first),
+            np.minimum.reduceat(low, first),
+            close[after - 1],
+            np.add.reduceat(volume, first),
+            counts,
+        )
+    )
+
+
+def _midnight(date: dt.date) -> int:
+    return (date - dt.date(1970, 1, 1)).days * DAY
+
+
+def _refused(path: Path, what: str, fix: str) -> OperatorError:
+    return OperatorError(what, where=str(path), fix=fix, exit_code=2)
