@@ -9,8 +9,9 @@ dates, hence (id, date). The same rule holds for traded and reference roots, liv
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 
 import attrs
 import numpy as np
@@ -69,7 +70,7 @@ class AllowList:
                 return contract
         return None
 
-    def places(self, ids: npt.NDArray[np.uint32], stamps: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    def places(self, ids: npt.NDArray[np.uint32], stamps: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
         """For each record (its id and its time in UTC nanoseconds) the place in `contracts`, -1 when not allowed."""
         found = np.full(len(ids), -1, np.int64)
         for place, contract in enumerate(self.contracts):
@@ -86,37 +87,53 @@ def outright(
 
     `instrument_class` None: only the name is known, and its grammar decides alone.
     """
-    if instrument_class not in (None, FUTURE):
-        return None
     by_product = {root.data_product: root for root in roots}
-    name = parse_contract(raw_symbol, by_product, date)
+    name = _name(raw_symbol, instrument_class, by_product, date)
     return None if name is None else (by_product[name.product], name)
+
+
+def _name(
+    raw_symbol: str, instrument_class: str | None, products: Collection[str], date: dt.date
+) -> ContractName | None:
+    return parse_contract(raw_symbol, products, date) if instrument_class in (None, FUTURE) else None
 
 
 def allow_list(listings: Iterable[Listing], roots: Sequence[TradedRoot]) -> AllowList:
     """The contracts of `roots` among `listings`.
 
-    Raises OperatorError when a definition's tick or multiplier is not the contract map's (ticks have changed over
-    the years: for old data use mappings, which state none), and when an id of a contract names something else too
-    on one date: its records could not be told apart.
+    Raises OperatorError as `allowed` does, and when a definition's tick or multiplier is not the contract map's
+    (ticks have changed over the years: for old data use mappings, which state none).
+    """
+    known = tuple(listings)
+    found = allowed(known, {root.data_product: root.root for root in roots})
+    for listing in known:
+        named = outright(listing.raw_symbol, roots, listing.start, instrument_class=listing.instrument_class)
+        if named is not None:
+            _refuse_other_size(listing, named[0])
+    return found
+
+
+def allowed(listings: Iterable[Listing], products: Mapping[str, str]) -> AllowList:
+    """The outrights among `listings` of `products`, each of which names its root.
+
+    Raises OperatorError when an id of a contract names something else too on one date: its records could not be
+    told apart.
     """
     known = sorted(set(listings), key=lambda one: (one.instrument_id, one.start, one.end, one.raw_symbol))
     contracts: dict[AllowedContract, None] = {}
     for listing in known:
-        found = outright(listing.raw_symbol, roots, listing.start, instrument_class=listing.instrument_class)
-        if found is None:
+        name = _name(listing.raw_symbol, listing.instrument_class, products, listing.start)
+        if name is None:
             continue
-        root, name = found
-        _refuse_other_size(listing, root)
-        allowed = AllowedContract(
-            root=root.root,
+        contract = AllowedContract(
+            root=products[name.product],
             name=name,
             raw_symbol=listing.raw_symbol,
             instrument_id=listing.instrument_id,
             start=listing.start,
             end=listing.end,
         )
-        contracts[allowed] = None
+        contracts[contract] = None
     _refuse_double_meanings(known, {contract.instrument_id for contract in contracts})
     order = sorted(contracts, key=lambda c: (c.root, c.name.expiry.year, c.name.expiry.month, c.start, c.instrument_id))
     return AllowList(contracts=tuple(order))

@@ -19,7 +19,7 @@ from adapters.calendar import CmeCalendar
 from adapters.clock import SystemClock
 from adapters.config import CALENDAR_OVERRIDES_FILE, MarketPlaces
 from adapters.databento.history_store import HistoryStore
-from adapters.databento.hour_files import FileHours, outright, read_hours
+from adapters.databento.hour_files import FileHours, contract_of, read_hours
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile, journal_entries
 from domain.bars import BarTable, Timeframe
@@ -156,7 +156,7 @@ def _fronts(contracts: Sequence[ResolvedContract]) -> dict[str, str]:
 
 
 def _contract(root: TradedRoot, raw_symbol: str | None, date: dt.date) -> ContractAt | None:
-    return None if raw_symbol is None else outright(raw_symbol, date, (root.data_product,))
+    return None if raw_symbol is None else contract_of(raw_symbol, date, (root.data_product,))
 
 
 # ------------------------------------------------------------------- status

@@ -107,7 +107,7 @@ def read_trades(paths: Iterable[Path]) -> RecordedTrades:
 
 def _read_file(path: Path) -> _File:
     """One file's metadata and records, in the file's order."""
-    data = _decompressed(path)
+    data = decompressed(path)
     if len(data) < _DBN_PREFIX or data[:3] != _DBN_MAGIC:
         raise _refused(path, "not a DBN file", "give a file as Databento delivers it (.dbn or .dbn.zst)")
     body = _DBN_PREFIX + int.from_bytes(data[4:8], "little")
@@ -126,7 +126,8 @@ def _read_file(path: Path) -> _File:
     return _File(path=path, metadata=metadata, trades=_trades(path, records, has_ts_out=bool(metadata.ts_out)))
 
 
-def _decompressed(path: Path) -> bytes:
+def decompressed(path: Path) -> bytes:
+    """The bytes of a DBN file, zstd or not. Raises OperatorError (exit code 2)."""
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -27,7 +27,7 @@ from databento_dbn import DBNError
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException
 
-from adapters.databento.hour_files import outright, read_hours
+from adapters.databento.hour_files import contract_of, read_hours
 from domain.errors import OperatorError
 from domain.history import Span
 from domain.sessions import to_nanos
@@ -119,7 +119,7 @@ class HistoricalData:
                     first = max(_date(wanted["d0"]), _date(named["d0"]))
                     last = min(_date(wanted["d1"]), _date(named["d1"]))
                     # An id may be another product's on other dates.
-                    if first < last and outright(named["s"], first, (product,)) is not None:
+                    if first < last and contract_of(named["s"], first, (product,)) is not None:
                         listings[product].append(Listing(raw_symbol=named["s"], start=first, end=last))
         return listings
 

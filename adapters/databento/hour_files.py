@@ -19,7 +19,9 @@ import numpy.typing as npt
 import zstandard
 from databento_dbn import DBNError, Metadata, OHLCVMsg, Schema, SType
 
-from adapters.databento.dbn_files import _decompressed, mappings_of
+from adapters.databento.dbn_files import decompressed
+from adapters.databento.listings import listings_of
+from domain.allow_list import allowed
 from domain.errors import OperatorError
 from domain.history import ContractAt, Rows, Span
 from domain.instruments import parse_contract
@@ -70,7 +72,7 @@ def read_hours(path: Path, products: Collection[str]) -> FileHours:
 
     Raises OperatorError (exit code 2) for a file that is missing, corrupt, cut off or of another schema.
     """
-    data = _decompressed(path)
+    data = decompressed(path)
     metadata, body = _metadata(path, data)
     layout = _LAYOUTS[str(metadata.schema)]
     records = _records(path, memoryview(data)[body:], layout, has_ts_out=bool(metadata.ts_out))
@@ -78,29 +80,25 @@ def read_hours(path: Path, products: Collection[str]) -> FileHours:
         records = records[records["price"] != UNDEF_PRICE]
     stamps = records[layout.stamp].astype(np.int64)
     covered = _covered(metadata, stamps, layout.length)
-    places: dict[ContractAt, list[npt.NDArray[np.intp]]] = defaultdict(list)
-    allowed = np.zeros(len(records), bool)
-    for mapping in sorted(mappings_of(metadata), key=lambda m: (m.start, m.symbol, m.instrument_id)):
-        contract = outright(mapping.symbol, mapping.start, products)
-        if contract is not None:
-            is_it = records["instrument_id"] == mapping.instrument_id
-            is_it &= (stamps >= _midnight(mapping.start)) & (stamps < _midnight(mapping.end))
-            places[contract].append(np.flatnonzero(is_it))
-            allowed |= is_it
+    contracts = allowed(listings_of(metadata), {product: product for product in products})
+    places = contracts.places(records["instrument_id"], stamps)
+    parts: dict[ContractAt, list[npt.NDArray[np.intp]]] = defaultdict(list)
+    for place, contract in enumerate(contracts.contracts):
+        parts[ContractAt(raw_symbol=contract.raw_symbol, name=contract.name)].append(np.flatnonzero(places == place))
     hours = {}
-    for contract in sorted(places, key=lambda contract: contract.raw_symbol):
-        at = np.unique(np.concatenate(places[contract]))
-        hours[contract] = _fold(records[at], stamps[at], layout, covered)
+    for at in sorted(parts, key=lambda at: at.raw_symbol):
+        own = np.sort(np.concatenate(parts[at]))
+        hours[at] = _fold(records[own], stamps[own], layout, covered)
     return FileHours(
         dataset=metadata.dataset,
         schema=str(metadata.schema),
         hours=hours,
         covered=covered,
-        foreign=int((~allowed).sum()),
+        foreign=int((places < 0).sum()),
     )
 
 
-def outright(symbol: str, date: dt.date, products: Collection[str]) -> ContractAt | None:
+def contract_of(symbol: str, date: dt.date, products: Collection[str]) -> ContractAt | None:
     """The contract of one of `products` that the vendor's `symbol` names on `date`; None for anything else."""
     name = parse_contract(symbol, products, date)
     return None if name is None else ContractAt(raw_symbol=symbol, name=name)

@@ -23,7 +23,7 @@ from actors.wiring.history import StoredHistory
 from adapters.calendar import CmeCalendar
 from adapters.databento.gateway import MAX_SPEED, Gateway, GatewayRequest, GatewayThread, build_source
 from adapters.databento.history_store import HistoryStore
-from adapters.databento.hour_files import outright
+from adapters.databento.hour_files import contract_of
 from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
 from adapters.traderspost.router import WebhookRouter
 from domain.history import Span
@@ -194,7 +194,7 @@ def test_a_session_opens_with_the_store_decides_on_it_and_replays(tmp_path: Path
     begins = parse_time("2024-04-30T21:00:00Z")
     stamps = begins + np.arange(-100, 3) * HOUR  # the last three are the feed's
     rows = np.column_stack([stamps, stamps + HOUR, *[np.full(103, 5000 * 10**9)] * 4, np.full(103, 9), stamps * 0])
-    contract = outright("MESM4", dt.date(2024, 5, 1), ("MES",))
+    contract = contract_of("MESM4", dt.date(2024, 5, 1), ("MES",))
     assert contract is not None
     store = HistoryStore(tmp_path / "history")
     store.add("GLBX.MDP3", "MES", Span(start=stamps[0], end=stamps[-1] + HOUR), {contract: rows})
