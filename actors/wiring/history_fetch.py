@@ -71,6 +71,8 @@ def fetch_command(places: MarketPlaces, request: FetchRequest) -> int:
         with click.progressbar(chunks, label="fetching", file=sys.stderr, item_show_func=_label) as bar:
             for chunk in bar:
                 _fetch(vendor, store, chunk)
+        for root in roots:
+            store.join(root.dataset, root.data_product)
     click.echo(f"fetched {len(chunks)} files into {places.history_dir}")
     return 0
 

@@ -23,7 +23,6 @@ import numpy as np
 from adapters.databento.hour_files import hours_file, read_hours
 from domain.errors import OperatorError
 from domain.history import ContractAt, ContractHours, Rows, Span, StoredHours
-from domain.instruments import ContractName
 from domain.sessions import to_nanos
 from domain.units import SECOND, Nanos
 
@@ -77,17 +76,19 @@ class HistoryStore:
 
     def read(self, dataset: str, product: str, since: int = 0) -> StoredHours:
         """One product's files that reach beyond `since`. Raises OperatorError for a damaged one."""
-        parts: dict[ContractName, list[Rows]] = {}
         files = [file for file in self.files(dataset, product) if file.span.end > since]
-        for file in files:
-            found = read_hours(file.path, (product,))
-            for contract, rows in found.hours.items():
-                is_inside = (rows[:, 0] >= file.span.start) & (rows[:, 0] < file.span.end)
-                parts.setdefault(contract.name, []).append(rows[is_inside])
+        try:
+            hours = _hours_of(files, product)
+        except OperatorError:
+            if all(file.path.exists() for file in files):
+                raise
+            return self.read(dataset, product, since)  # a fetch has just joined them
+        names = sorted({contract.name for contract in hours}, key=lambda name: (name.expiry.year, name.expiry.month))
         return StoredHours(
             contracts=tuple(
-                ContractHours(contract=name, data=_once(parts[name]))
-                for name in sorted(parts, key=lambda name: (name.expiry.year, name.expiry.month))
+                # A contract may be written with one digit of its year or two.
+                ContractHours(contract=name, data=_once([rows for c, rows in hours.items() if c.name == name]))
+                for name in names
             ),
             covered=_merged([file.span for file in files]),
             sources=tuple(source for source in get_args(Source) if any(file.source == source for file in files)),
@@ -98,17 +99,36 @@ class HistoryStore:
 
         Raises OperatorError when it cannot.
         """
-        held = [
-            read_hours(f.path, (product,)) for f in self.files(dataset, product) if (f.source, f.span) == ("dbn", span)
-        ]
-        joined = {contract: rows for file in held for contract, rows in file.hours.items()} | {
-            contract: _once([rows, *(file.hours[contract] for file in held if contract in file.hours)])
-            for contract, rows in hours.items()
+        same = [file for file in self.files(dataset, product) if (file.source, file.span) == ("dbn", span)]
+        held = _hours_of(same, product)
+        joined = held | {
+            contract: _once([rows, held[contract]] if contract in held else [rows]) for contract, rows in hours.items()
         }
+        return self._write(dataset, product, span, joined, "dbn")
+
+    def join(self, dataset: str, product: str) -> None:
+        """Make one file of what has been fetched of a month in parts, so that frequent fetches do not add up.
+
+        Raises OperatorError when it cannot.
+        """
+        months: dict[str, list[StoredFile]] = {}
+        for file in self.files(dataset, product):
+            if file.source == "databento":
+                months.setdefault(_text(file.span.start)[:6], []).append(file)
+        for files in months.values():
+            spans = _merged([file.span for file in files])
+            if len(files) == 1 or len(spans) > 1:
+                continue
+            whole = self._write(dataset, product, spans[0], _hours_of(files, product), "databento")
+            for file in files:
+                if file.path != whole:
+                    file.path.unlink()
+
+    def _write(self, dataset: str, product: str, span: Span, hours: Mapping[ContractAt, Rows], source: Source) -> Path:
         part = self.part(dataset, product)
         with _writing(part):
-            part.write_bytes(hours_file(dataset, span, joined))
-        return self.keep(part, span, "dbn")
+            part.write_bytes(hours_file(dataset, span, hours))
+        return self.keep(part, span, source)
 
     def part(self, dataset: str, product: str) -> Path:
         """Where to write a file that is not whole yet; nothing lies there. Raises OperatorError."""
@@ -120,8 +140,7 @@ class HistoryStore:
 
     def keep(self, part: Path, span: Span, source: Source) -> Path:
         """Take a whole file into the store: from now on it is read, and not fetched again. Raises OperatorError."""
-        start, end = (dt.datetime.fromtimestamp(ns // SECOND, dt.UTC).strftime(_STAMP) for ns in (span.start, span.end))
-        path = part.with_name(f"{source}-{start}-{end}.dbn.zst")
+        path = part.with_name(f"{source}-{_text(span.start)}-{_text(span.end)}.dbn.zst")
         with _writing(path):
             with part.open("rb") as file:
                 os.fsync(file.fileno())
@@ -161,6 +180,16 @@ def lacking_spans(wanted: Span, covered: Sequence[Span]) -> list[Span]:
     return [span for span in lacking if span.start < span.end]
 
 
+def _hours_of(files: Sequence[StoredFile], product: str) -> dict[ContractAt, Rows]:
+    """The hours of all `files`; of an hour that several hold, the first file's."""
+    parts: dict[ContractAt, list[Rows]] = {}
+    for file in files:
+        for contract, rows in read_hours(file.path, (product,)).hours.items():
+            is_inside = (rows[:, 0] >= file.span.start) & (rows[:, 0] < file.span.end)
+            parts.setdefault(contract, []).append(rows[is_inside])
+    return {contract: _once(found) for contract, found in parts.items()}
+
+
 def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:
     merged: list[Span] = []
     for span in sorted(spans, key=lambda span: span.start):
@@ -176,6 +205,10 @@ def _once(parts: Sequence[Rows]) -> Rows:
     rows = np.concatenate(parts)
     _, first = np.unique(rows[:, 0], return_index=True)
     return rows[first]
+
+
+def _text(ts: Nanos) -> str:
+    return dt.datetime.fromtimestamp(ts // SECOND, dt.UTC).strftime(_STAMP)
 
 
 def _moment(text: str) -> Nanos:

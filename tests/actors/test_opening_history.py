@@ -16,6 +16,8 @@ import structlog
 from actors.carry import fresh_state
 from actors.machines import MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener
+from actors.roll_supervisor import RollSupervisor
+from actors.strategy import adjusted_tables
 from actors.warm_up import without_overtaken
 from actors.wiring.history import StoredHistory, sessions_before
 from adapters.calendar import CmeCalendar
@@ -24,7 +26,7 @@ from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import file_name
 from adapters.sqlite.writer import Writer
 from domain.bars import BarTable, Timeframe
-from domain.events import HistoryLoaded, SessionClosed, SessionOpened, StateCarried
+from domain.events import ContractRolled, HistoryLoaded, SessionClosed, SessionOpened, StateCarried
 from domain.feature_book import CarriedPercentile
 from domain.history import MAX_DAYS, MAX_HOURS, ContractAt, Rows, Span
 from domain.instruments import parse_contract
@@ -150,12 +152,19 @@ def closed_journal(desk: Desk) -> None:
 def test_days_without_the_program_are_filled_and_open_bars_of_then_are_over(desk: Desk) -> None:
     closed_journal(desk)
     store = store_of(desk.place, "2024-04-15", "2024-05-10", "ESM4", "ESU4")
-    tables, history, carried = opening(desk.open(store, contract="ESU4", at="2024-05-06T12:00"))
+    file = desk.open(store, contract="ESU4", at="2024-05-06T12:00")
+    tables, history, carried = opening(file)
     assert np.array_equal(tables["1h"].data, hours_of("2024-04-15", "2024-05-03T21:00"))
     assert (carried.open_hours, carried.open_days) == ((), ())
     assert history.source == "dbn"
     (seam,) = history.seams
     assert (seam.from_contract, seam.to_contract, seam.difference) == ("ESM4", "ESU4", 40 * 10**9)
+    roll, record = RollSupervisor(), Record()
+    (rolled,) = [event for opened in file.opening for event in roll.handle(record.put(opened))]
+    assert isinstance(rolled, ContractRolled)
+    assert rolled.difference == seam.difference
+    (hours, _) = adjusted_tables(history.tables[::-1], [rolled])
+    assert set(hours.data[:, 5].tolist()) == {5040 * 10**9}
 
 
 def test_without_a_store_what_was_open_stays_open(desk: Desk) -> None:
@@ -235,4 +244,4 @@ def test_nineteen_roots_at_their_bounds_are_less_than_five_megabytes() -> None:
             data[:, 6:] = rng.integers(1, 2**20, (count, 2))
             tables.append(BarTable(root=f"R{number}", timeframe=timeframe, contracts=("ESM4",) * count, data=data))
     size = len(CODEC.encode(HistoryLoaded(tables=tuple(tables))))
-    assert size < 5_000_000
+    assert size < 5_000_000, size

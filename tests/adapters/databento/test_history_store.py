@@ -137,12 +137,7 @@ def test_files_of_one_contract_each_stand_side_by_side(store: HistoryStore) -> N
 
 def test_where_files_overlap_the_vendors_own_counts_and_no_hour_twice(store: HistoryStore) -> None:
     store.add(DATASET, "GC", span(0, 3), {contract("GCZ3"): rows_of(0, 1, 2)})
-    fetched = HistoryStore(store.directory / "elsewhere").add(
-        DATASET, "GC", span(2, 5), {contract("GCZ3"): rows_of(2, 3, close=104)}
-    )
-    part = store.part(DATASET, "GC")
-    part.write_bytes(fetched.read_bytes())
-    store.keep(part, span(2, 5), "databento")
+    fetched(store, span(2, 5), 2, 3, close=104)
     found = store.read(DATASET, "GC")
     (gold,) = found.contracts
     assert gold.data[:, [0, 5]].tolist() == [[AT + h * HOUR, c] for h, c in ((0, 100), (1, 100), (2, 104), (3, 104))]
@@ -150,6 +145,31 @@ def test_where_files_overlap_the_vendors_own_counts_and_no_hour_twice(store: His
     # Imports may be of some contracts only: what is fetched does not depend on them.
     assert store.fetched(DATASET, "GC") == (span(2, 5),)
     assert lacking_spans(span(0, 7), store.fetched(DATASET, "GC")) == [span(0, 2), span(5, 7)]
+
+
+def fetched(store: HistoryStore, covered: Span, *hours: int, close: int = 100) -> None:
+    """As a fetch leaves it."""
+    rows = rows_of(*hours, close=close)
+    made = HistoryStore(store.directory / "elsewhere").add(DATASET, "GC", covered, {contract("GCZ3"): rows})
+    part = store.part(DATASET, "GC")
+    part.write_bytes(made.read_bytes())
+    store.keep(part, covered, "databento")
+
+
+def test_parts_of_a_month_become_one_file_and_a_hole_stays_one(store: HistoryStore) -> None:
+    """AT is 7 October: 600 hours later it is November."""
+    for start, end in ((0, 2), (2, 5), (600, 602), (604, 605)):
+        fetched(store, span(start, end), *range(start, end))
+    before = store.read(DATASET, "GC")
+    store.join(DATASET, "GC")
+    assert [path.name for path in sorted((store.directory / DATASET / "GC").iterdir())] == [
+        "databento-20131007T00-20131007T05.dbn.zst",
+        "databento-20131101T00-20131101T02.dbn.zst",
+        "databento-20131101T04-20131101T05.dbn.zst",
+    ]
+    after = store.read(DATASET, "GC")
+    assert np.array_equal(after.contracts[0].data, before.contracts[0].data)
+    assert (after.covered, after.sources) == (before.covered, ("databento",))
 
 
 def test_a_part_is_not_there_and_a_strange_file_is_refused(store: HistoryStore) -> None:
