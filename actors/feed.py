@@ -156,7 +156,6 @@ class FeedActor(SupervisedActor):
 
     def _connect(self, *, with_replay: bool) -> None:
         start = self._memory.resume_ns()
-        self._filter = self._memory.replay_filter() if with_replay else ReplayFilter(empty_trades(), Nanos(0))
         self._held = empty_trades()
         self._strangers = empty_trades()
         self._unmapped = {raw for raw, contract in self._contracts.items() if contract.rank == 0}
@@ -164,8 +163,12 @@ class FeedActor(SupervisedActor):
         self._heartbeat_ns = Nanos(0)
         start_ns = self._opened.feed_start_ns if start is None else start
         if self._clock is not None and with_replay and start_ns < (oldest := Nanos(self._now() - REPLAY_WINDOW)):
-            self._publish(FeedStatusChanged(status="gap", reason="the last record is older than the vendor's replay"))
+            # After a weekend too, but then nothing has traded since.
+            if oldest > self._opened.session.open_ns:
+                reason = "the last record is older than the vendor's replay"
+                self._publish(FeedStatusChanged(status="gap", reason=reason))
             start_ns = oldest
+        self._filter = ReplayFilter(self._memory.overlap() if with_replay else empty_trades(), start_ns)
         self._is_replaying = with_replay
         self._connection = self._source.connect(sorted(self._contracts), start_ns if with_replay else None)
 
@@ -177,7 +180,14 @@ class FeedActor(SupervisedActor):
     def _reconnect(self, ended: Ended) -> None:
         self._disconnect()
         if ended.is_fatal:
-            error = OperatorError(ended.reason, where="feed", fix="check the API key, its entitlements and the symbols")
+            what = f"the gateway refuses us for good: {ended.reason}"
+            self._publish(FeedStatusChanged(status="stale", reason=what))
+            error = OperatorError(
+                what,
+                where="feed",
+                fix="check DATABENTO_API_KEY, its entitlement to the dataset and the symbols, and start again: the "
+                "session goes on from its journal. What is held stays held meanwhile",
+            )
             self._finish(FeedFinished(reason="refused", error=error))
             return
         if ended.is_aged_out:
@@ -234,7 +244,7 @@ class FeedActor(SupervisedActor):
 
     def _check_seam(self) -> None:
         """The vendor says that a replay is complete; what we have and it left out says otherwise."""
-        if missing := self._filter.finish():
+        if missing := self._filter.finish(self._memory.ids):
             reason = f"the replay left out {missing} records that are on file: others may be missing too"
             self._publish(FeedStatusChanged(status="gap", reason=reason))
 
@@ -249,7 +259,7 @@ class FeedActor(SupervisedActor):
 
     def _give_up(self, reason: str) -> None:
         """A contract that the gateway does not know must not keep the others from being published."""
-        unknown = self._unmapped & set(re.findall(r"[^\s,;:'\"]+", reason))
+        unknown = self._unmapped & set(re.findall(r"\w+", reason))
         log.error("the gateway does not know a symbol: nothing of it will come", reason=reason)
         self._unmapped -= unknown
         if unknown:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 from collections import Counter, deque
+from collections.abc import Collection
 
 import numpy as np
 
@@ -73,10 +74,6 @@ class FeedMemory:
         tail = np.concatenate([trades for _, trades in self._tail])
         return tail[tail["ts_event"] >= self.ts_event - OVERLAP]
 
-    def replay_filter(self) -> ReplayFilter:
-        """For a connection that begins at `resume_ns`."""
-        return ReplayFilter(self.overlap(), self.resume_ns() or Nanos(0))
-
     def resume_ns(self) -> Nanos | None:
         """Where to start the next connection, or None before the first record."""
         return None if self.ts_event is None else Nanos(self.ts_event - OVERLAP)
@@ -105,13 +102,13 @@ class ReplayFilter:
         self._expected = +self._expected
         return trades[is_new]
 
-    def finish(self) -> int:
+    def finish(self, subscribed: Collection[int]) -> int:
         """The replay is over: what comes now is new, also when it looks the same.
 
-        Returns how many records on file should have come again and did not. A replay that leaves out what we have
-        may have left out what we lack. Those without a clear stamp are not counted: a gateway may begin after them.
+        Returns how many records on file of these instrument ids should have come again and did not. A replay that
+        leaves out what we have may have left out what we lack. Not counted is what has no clear stamp.
         """
         left = trades_from_bytes(b"".join(self._expected.elements()))
         self._expected.clear()
-        is_owed = (left["ts_recv"] >= self._start_ns) & (left["ts_event"] <= left["ts_recv"])
-        return int(np.count_nonzero(is_owed))
+        has_stamp = (left["ts_event"] >= self._start_ns) & (left["ts_event"] <= left["ts_recv"])
+        return int(np.count_nonzero(has_stamp & np.isin(left["instrument_id"], sorted(subscribed))))

@@ -152,21 +152,25 @@ def train(**options: Any) -> None:
 
 
 @cli.command()
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="[FILE]...")
 @click.option("--simulate", is_flag=True, help="Serve the simulated market instead of files.")
 @click.option("--port", type=PORT, default=0, help="0: any free port.")
-@click.option("--speed", help="Feed seconds per second, or max. Default 1.")
-@click.option("--start-at", help="ISO moment, or now (with --simulate: real time, round the clock).")
-@click.option("--rebase", help="now: shift a file's stamps to the present and play it in real time.")
+@click.option("--speed", help="Feed seconds per second (1, 60, …), or max. Default 1.")
+@click.option("--start-at", help="ISO moment with zone, or now (with --simulate: real time, round the clock).")
+@click.option("--rebase", metavar="now", help="now: shift the files' stamps to the present, play them in real time.")
 @click.option("--key", help="The one API key that is accepted; any, without it.")
 @click.option("--seed", type=SEED, default=1, show_default=True)
 @click.option("--session", default="2024-05-01", show_default=True, help="First simulated session.")
 @click.option("--sessions", type=int, default=1, show_default=True, help="How many sessions in a row.")
 @click.option("--trades", type=int, help="Simulated trades per session.")
-@click.option("--faults", default="", help="For trials: fin@N,rst@N,hang@N after N records; close.")
+@click.option("--faults", default="", help="For trials: fin@20000,rst@45000,restart@60000:3,duplicate:2 …")
 @click.pass_obj
 def gateway(log_level: str, /, **options: Any) -> None:
-    """Serve recorded or simulated trades over Databento's live protocol, on loopback."""
+    """Serve recorded or simulated trades over Databento's live protocol, on loopback.
+
+    FILE is DBN as Databento delivers it: trades, or bars (ohlcv-1s, -1m, -1h) that are turned into trades, and
+    definitions beside them. All kinds of --faults: docs/gateway.md.
+    """
     from actors.wiring.servers import gateway_command
 
     sys.exit(gateway_command(log_level, **options))

@@ -217,7 +217,7 @@ def read_feed(section: YamlMap) -> FeedSettings:
     return FeedSettings(
         gateway=gateway,
         port=as_whole(port_at, low=1, high=65_535) if port_at is not None else None,
-        heartbeat_interval_s=as_whole(heartbeat_at, low=5, high=30) if heartbeat_at is not None else 10,
+        heartbeat_interval_s=as_whole(heartbeat_at, low=5, high=10) if heartbeat_at is not None else 10,
     )
 
 

@@ -309,6 +309,8 @@ async def _serve_until_signal(gateway: Gateway, port: int) -> None:
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
+    if gateway.feed.source.made_of:
+        log.warning("trades are made of bars: no record of what was traded", bars=gateway.feed.source.made_of)
     await gateway.start(port)
     print(f"{HOST}:{gateway.port}", flush=True)
     await stop.wait()

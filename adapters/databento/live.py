@@ -414,15 +414,18 @@ class DatabentoSource:
 def _collect_mappings(
     connection: LiveConnection, count: int, is_stopping: Callable[[], bool]
 ) -> tuple[dict[str, Mapped], Ended | None]:
-    """Mappings until all came, the first trade or heartbeat shows that no more will, or the end."""
+    """Mappings until all are answered, the first trade or heartbeat shows that no more will be, or the end."""
     mapped: dict[str, Mapped] = {}
+    unresolved: list[str] = []
     deadline = time.monotonic() + RESOLVE_TIMEOUT_S
-    while len(mapped) < count and time.monotonic() < deadline and not is_stopping():
+    while len(mapped) + len(unresolved) < count and time.monotonic() < deadline and not is_stopping():
         for item in connection.take(0.2):
             if isinstance(item, Mapped):
                 mapped[item.symbol] = item
+            elif isinstance(item, Unresolved):
+                unresolved.append(item.reason)
             elif isinstance(item, Ended):
                 return mapped, item
             elif mapped and isinstance(item, Records | Heartbeat | DataExhausted):
                 return mapped, None
-    return mapped, None
+    return mapped, Ended(reason=unresolved[0]) if unresolved else None

@@ -130,6 +130,7 @@ def assert_untouched(trial: Trial, faults: str, calm: Run, through: Run, replaye
     last = max(fault.at or 0 for fault in parse_faults(faults))
     assert through.records_sent >= last, "not every fault struck"
     assert np.array_equal(through.trades(), served(trial, through)), faults
+    assert through.count("gap") == 0, faults
     assert [path.name for path in through.journals] == [path.name for path in calm.journals]
     for ours, theirs in zip(calm.journals, through.journals, strict=True):
         assert first_difference(compared(ours), compared(theirs)) == "", faults
@@ -171,7 +172,7 @@ def test_faults_at_random_places_change_nothing(
 @cache
 def trial(name: str, directory: Path) -> Trial:
     if name == "simulated":
-        market = SimulatedMarket(1, trades_per_session=40_000)
+        market = SimulatedMarket(1, trades_per_session=56_000)
         source = SimulatedSessions(market=market, dates=(dt.date(2024, 5, 1),))
         return Trial(name=name, source=source, roots=("ES", "NQ", "RTY", "YM", "GC", "SI", "CL"), strategy=TRADING)
     contract_map = directory / "map.yml"

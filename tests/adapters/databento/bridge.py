@@ -89,6 +89,8 @@ class Bridge:
     journal: MemoryJournal = attrs.Factory(MemoryJournal)
     queue_limit: int = 65_536
     is_real_time: bool = False
+    opens_now: bool = False
+    """In real time the session opens with the run, instead of long before."""
     next_contracts: tuple[str, ...] = ()
     """Roots whose contract is the next one: its mapping is not waited for."""
     finished: FeedFinished | None = None
@@ -162,6 +164,8 @@ class Bridge:
             return opened_session(contracts=contracts)
         now = now_ns()
         session = attrs.evolve(session_of(), start_ns=Nanos(now - HOUR), end_ns=Nanos(now + HOUR))
+        if self.opens_now:
+            session = attrs.evolve(session, open_ns=now)
         return opened_session(contracts=contracts, session=session, feed_start_ns=Nanos(now - MINUTE))
 
     def source(self) -> DatabentoSource:

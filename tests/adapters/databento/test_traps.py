@@ -222,8 +222,9 @@ def test_a_refusal_ends_it_and_tells_the_operator_what_to_do(code: int, words: s
     assert finished is not None
     assert finished.reason == "refused"
     assert finished.error is not None
-    assert finished.error.what == f"Injected error {code} ({words})"
+    assert finished.error.what == f"the gateway refuses us for good: Injected error {code} ({words})"
     assert finished.error.fix
+    assert bridge.statuses()[-1] == ("stale", finished.error.what)
     assert finished.error.exit_code == 78
 
 
@@ -258,7 +259,7 @@ def now_playing(count: int) -> GatewaySource:
 
 
 def test_a_slow_reader_is_stale_until_it_has_caught_up() -> None:
-    with gateway_of(now_playing(200), faults="slow@2", is_real_time=True) as gateway:
+    with gateway_of(now_playing(2_000), faults="slow@120", is_real_time=True) as gateway:
         bridge = Bridge(gateway.port, is_real_time=True)
         bridge.run(until=lambda bridge: ("live", "caught up") in bridge.statuses())
     assert bridge.statuses() == [
@@ -268,15 +269,17 @@ def test_a_slow_reader_is_stale_until_it_has_caught_up() -> None:
     ]
 
 
-def test_what_the_vendor_can_no_longer_replay_is_a_gap_before_it_is_asked_for() -> None:
+@pytest.mark.parametrize("is_weekend_over", [False, True])
+def test_what_the_vendor_can_no_longer_replay_is_a_gap_where_there_was_a_market(is_weekend_over: bool) -> None:
     with gateway_of() as gateway:
         bridge = Bridge(gateway.port)
         bridge.run()
     with gateway_of(now_playing(500), is_real_time=True) as gateway:
-        bridge.port, bridge.is_real_time = gateway.port, True
+        bridge.port, bridge.is_real_time, bridge.opens_now = gateway.port, True, is_weekend_over
         before = len(bridge.statuses())
-        bridge.run(until=lambda bridge: len(bridge.statuses()) > before + 1 and bridge.statuses()[-1][0] == "live")
-    assert ("gap", "the last record is older than the vendor's replay") in bridge.statuses()[before:]
+        bridge.run(until=lambda bridge: len(bridge.statuses()) > before and bridge.statuses()[-1][0] == "live")
+    gap = ("gap", "the last record is older than the vendor's replay")
+    assert (gap in bridge.statuses()[before:]) is not is_weekend_over
 
 
 def assert_in_order(found: TradeArray) -> None:
