@@ -22,6 +22,7 @@ from domain.events import (
     FeedStatusChanged,
     HistoryLoaded,
     OrderRequested,
+    RollDue,
     SessionOpened,
     SessionReconciled,
     SessionStopped,
@@ -42,6 +43,10 @@ class Account:
         self.roots: dict[str, TradedRoot] = {}
         self.active: dict[str, str] = {}
         """The traded contract by root."""
+        self.last_trade_sessions: dict[str, dt.date | None] = {}
+        """By contract of this session; None where it is not known."""
+        self.roll_closes: dict[str, Nanos] = {}
+        """When a position in a contract that is left is closed."""
         self.instrument_ids: dict[str, int] = {}
         self.holdings = Holdings()
         self.outbox = Outbox()
@@ -74,12 +79,17 @@ class Account:
                 traded = {root.root for root in opened.roots if not root.is_reference}
                 front = (c for c in opened.contracts if c.rank == 0 and c.root in traded)
                 self.active = {c.root: c.raw_symbol for c in front if c.raw_symbol}
+                self.last_trade_sessions = {
+                    c.raw_symbol: c.last_trade_session for c in opened.contracts if c.raw_symbol
+                }
                 self.holdings.use(opened.roots)
                 self.switches = Switches(is_enabled=opened.mode != "live")
             case HistoryLoaded(tables=tables):
                 self.holdings.use_history(tables)
             case StateCarried() as carried:
                 self._take_over(carried)
+            case RollDue(from_contract=contract, close_ns=close_ns) if close_ns is not None:
+                self.roll_closes[contract] = close_ns
             case SymbolMapped(contract=contract, instrument_id=instrument_id):
                 self.instrument_ids[contract] = instrument_id
             case FeedStatusChanged(status=status):
@@ -138,6 +148,7 @@ class Account:
         )
 
     def question(self, request: OrderRequested, now: Nanos) -> EntryQuestion:
+        closes = self.roll_closes.get(request.contract)
         return EntryQuestion(
             root=request.root,
             quantity=request.quantity,
@@ -147,6 +158,8 @@ class Account:
             to_close_ns=self.session.session.hours_of(request.root).close_ns - now,
             margin_usd=self.holdings.margin_of(request.root, request.quantity),
             is_active_contract=self.active.get(request.root) == request.contract,
+            last_trade_session=self.last_trade_sessions.get(request.contract),
+            to_roll_close_ns=None if closes is None else closes - now,
             reverses=self.is_reversal(request),
         )
 
@@ -170,6 +183,8 @@ class Account:
             breaker=self.outbox.breaker,
             tripped=self.tripped,
             occupied=occupied,
+            session_date=self.session.session.date,
+            is_live=self.session.mode == "live",
             unknown_roots=frozenset(root for root, held in self.holdings.positions.items() if held.is_unknown),
             unconfirmed=self.unconfirmed,
             unreconciled_days=self._unreconciled_days(),

@@ -33,6 +33,7 @@ from domain.events import (
     OrderRequested,
     PositionResolved,
     RiskTripped,
+    RollDue,
     SafeStopRequested,
     SessionClosed,
     SessionReconciled,
@@ -225,6 +226,17 @@ def _carried(teller: Teller, event: StateCarried) -> Alert | None:
     return Alert("critical" if event.unconfirmed else "warning", "StateCarried", "; ".join(texts))
 
 
+def _roll_due(teller: Teller, event: RollDue) -> Alert:
+    goes = f"goes on in {event.to_contract} at the next open" if event.to_contract else "has no next contract yet"
+    closes = "held until its own exit" if event.close_ns is None else f"closed at {iso_utc(event.close_ns)}"
+    return Alert(
+        "info",
+        "RollDue",
+        f"{event.root} leaves {event.from_contract} and {goes}, by rule {event.rule} ({event.evidence}); "
+        f"a position is {closes}",
+    )
+
+
 def _rolled(teller: Teller, event: ContractRolled) -> Alert:
     rule = f"by rule {event.rule} ({event.evidence})"
     return Alert(
@@ -313,6 +325,7 @@ TOLD: Mapping[str, Callable[[Teller, Any], Alert | None]] = {
     "PositionResolved": _resolved,
     "SessionReconciled": _reconciled,
     "StateCarried": _carried,
+    "RollDue": _roll_due,
     "ContractRolled": _rolled,
     "FeedStatusChanged": _feed,
     "ActorCrashed": _crashed,

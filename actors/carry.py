@@ -17,6 +17,7 @@ from actors.bars import BarAggregator
 from actors.execution import Execution
 from actors.feed_memory import FeedMemory
 from actors.machines import MachineSet
+from actors.roll_memory import RollMemory
 from actors.strategy import adjusted_tables
 from domain.bars import Bar, BarTable, Timeframe
 from domain.envelope import Envelope
@@ -91,19 +92,21 @@ def _last_rows(table: BarTable, count: int) -> BarTable:
 
 def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, file_sha256: str | None) -> Inheritance:
     """Fold one file. `file_sha256` is its digest when it is sealed. Raises JournalUnreadable when it is empty."""
-    memory, history = FeedMemory(), _HistoryFold()
+    memory, history, rolls = FeedMemory(), _HistoryFold(), RollMemory()
     opened: SessionOpened | None = None
     for envelope in reader.envelopes():
         if isinstance(envelope.payload, SessionOpened):
             opened = envelope.payload
         memory.fold(envelope)
         history.fold(envelope)
+        rolls.fold(envelope)
         machines.handle(envelope)
     if opened is None:
         raise JournalUnreadable("the file holds no session")
+    carried = _state(opened, head, machines, memory, file_sha256)
     return Inheritance(
         opened=opened,
-        carried=_state(opened, head, machines, memory, file_sha256),
+        carried=attrs.evolve(carried, rolls=rolls.rolls, volumes=rolls.volumes, seams=rolls.seams),
         history=history.result(),
     )
 

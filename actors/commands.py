@@ -31,12 +31,12 @@ def _at(command: Command) -> Command:
     @click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of a config's.")
     @functools.wraps(command)
     def run(config: Path | None, journal_dir: Path | None, **options: Any) -> None:
-        command(directory=_directory(config, journal_dir), **options)
+        command(directory=journal_directory(config, journal_dir), **options)
 
     return run
 
 
-def _directory(config: Path | None, journal_dir: Path | None) -> Path:
+def journal_directory(config: Path | None, journal_dir: Path | None) -> Path:
     """The journal directory that `live` would use, else that of a demo in the working directory."""
     if journal_dir is not None:
         return journal_dir.absolute()

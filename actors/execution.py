@@ -32,6 +32,7 @@ from domain.events import (
     ProbeAnswered,
     RiskDecided,
     RiskTripped,
+    RollDue,
     SafeStopRequested,
     SessionOpened,
     SliceClosed,
@@ -60,6 +61,7 @@ class Execution:
             "SessionOpened",
             "HistoryLoaded",
             "StateCarried",
+            "RollDue",
             "SymbolMapped",
             "FeedStatusChanged",
             "TradesReceived",
@@ -111,7 +113,7 @@ class Execution:
             case SafeStopRequested():
                 self.account.are_entries_open = False
                 events = self._close_all("safe_stop") if self.account.session.risk.safestop_policy == "flatten" else []
-            case SessionOpened() | StateCarried() as opening:
+            case SessionOpened() | StateCarried() | RollDue() as opening:
                 self.account.remember(opening)
                 return ()  # nothing is sent before the session's rolls are known
             case event:

@@ -330,6 +330,21 @@ def show(config_path: Path | None, overlay: tuple[Path, ...], sources: bool) -> 
         click.echo(f"{key:<36} {value:<40} {source}" if sources else f"{key:<36} {value}")
 
 
+@cli.command()
+@click.option("--at", metavar="DATE", help="As of this date. Default: the newest session on file.")
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="Default: as for live, else ./journal.")
+@click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of the config's.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+def contracts(at: str | None, config_path: Path | None, journal_dir: Path | None, as_json: bool) -> None:
+    """Active and next contract of each root, days to the roll, last trade session, and why."""
+    from actors.commands import journal_directory
+    from actors.wiring.contracts import contracts_command
+    from adapters.config import find_contract_map
+
+    contract_map = find_contract_map(config_path)
+    contracts_command(journal_directory(config_path, journal_dir), contract_map, at=at, as_json=as_json)
+
+
 # ---------------------------------------------------------------- alerts
 
 

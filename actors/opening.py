@@ -7,7 +7,7 @@ followed by the next session. Live, paper and demo files never mix in one direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -15,13 +15,13 @@ import attrs
 import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
+from actors.contract_choice import SessionContracts, asked_symbols, choose_contracts, dated
 from actors.machines import MachineParts, MachineSet
 from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_inputs, without_overtaken
-from domain.allow_list import outright
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.ibs import StrategySettings
-from domain.instruments import HELD_RANK, ResolvedContract, TradedRoot
+from domain.instruments import TradedRoot
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
@@ -171,13 +171,19 @@ class Opener:
         opened = self._opened(
             session=left.opened.session,
             segment=latest.segment + 1,
-            contracts=left.opened.contracts,
+            chosen=self._same_contracts(left.opened),
             feed_start_ns=left.opened.feed_start_ns,
         )
         return self._create(opened, left.history, left)
 
+    def _same_contracts(self, before: SessionOpened) -> SessionContracts:
+        """A session keeps its contracts; how long they may be traded the map may have stated meanwhile."""
+        roots, date = {root.root: root for root in self.plan.roots}, before.session.date
+        contracts = (dated(c, roots[c.root], self.calendar, date) if c.root in roots else c for c in before.contracts)
+        return SessionContracts(contracts=tuple(contracts), mappings=before.mappings)
+
     def _new_session(self, left: Inheritance | None) -> OpenedFile:
-        contracts_of, feed_now = self._resolve()
+        mapped, feed_now = self._resolve(left)
         begin = feed_now
         if left is not None:
             begin = left.opened.session.end_ns
@@ -188,7 +194,7 @@ class Opener:
         opened = self._opened(
             session=session,
             segment=1,
-            contracts=self._contracts(contracts_of, session, left),
+            chosen=choose_contracts(self.plan.roots, session, mapped=mapped, left=left, calendar=self.calendar),
             # Before any record is on file the feed begins here, or as far back as the vendor goes.
             feed_start_ns=session.start_ns,
         )
@@ -246,7 +252,7 @@ class Opener:
         *,
         session: Session,
         segment: int,
-        contracts: tuple[ResolvedContract, ...],
+        chosen: SessionContracts,
         feed_start_ns: Nanos,
     ) -> SessionOpened:
         plan = self.plan
@@ -265,17 +271,17 @@ class Opener:
             strategy=plan.strategy,
             risk=plan.risk,
             roots=plan.roots,
-            contracts=contracts,
+            contracts=chosen.contracts,
+            mappings=chosen.mappings,
             feed_start_ns=feed_start_ns,
             models=plan.models,
         )
 
     # ------------------------------------------------------------- contracts
 
-    def _resolve(self) -> tuple[dict[str, str], Nanos]:
-        """Raw symbol by continuous symbol, and the feed's time."""
-        symbols = [f"{root.data_product}.v.{rank}" for root in self.plan.roots for rank in (0, 1)]
-        mapped, feed_now = self.source.resolve(symbols)
+    def _resolve(self, left: Inheritance | None) -> tuple[dict[str, str], Nanos]:
+        """Raw symbol by symbol that was asked for, and the feed's time."""
+        mapped, feed_now = self.source.resolve(asked_symbols(self.plan.roots, left))
         if self.plan.clock == "system" and abs(feed_now - self.now()) > CLOCK_TOLERANCE:
             raise OperatorError(
                 f"the feed's time is {iso_utc(feed_now)}, the system's {iso_utc(self.now())}",
@@ -283,41 +289,6 @@ class Opener:
                 fix="set clock: feed to run recorded data, or start the gateway with --rebase now",
             )
         return {symbol: item.raw_symbol for symbol, item in mapped.items()}, feed_now
-
-    def _contracts(
-        self, raw_symbols: Mapping[str, str], session: Session, left: Inheritance | None
-    ) -> tuple[ResolvedContract, ...]:
-        """Front and next contract of each root, and every other contract that is still held or ordered."""
-        before = {} if left is None else {(c.root, c.rank): c.raw_symbol for c in left.opened.contracts}
-        contracts = []
-        for root in self.plan.roots:
-            for rank in (0, 1):
-                raw = raw_symbols.get(f"{root.data_product}.v.{rank}")
-                if raw is None or outright(raw, [root], session.date) is None:
-                    raw = before.get((root.root, rank)) if rank == 0 else None
-                    if not root.is_reference:
-                        log.warning("symbol not resolved", root=root.root, rank=rank, instead=raw)
-                contracts.append(ResolvedContract(root=root.root, rank=rank, raw_symbol=raw))
-        if not any(c.raw_symbol is not None for c in contracts if c.rank == 0):
-            raise OperatorError(
-                f"the feed resolves none of {', '.join(root.data_product for root in self.plan.roots)}",
-                where="symbols",
-                fix="check that the gateway's data holds the contract map's feed symbols",
-            )
-        return tuple(contracts) + self._held_besides(contracts, left)
-
-    @staticmethod
-    def _held_besides(contracts: Sequence[ResolvedContract], left: Inheritance | None) -> tuple[ResolvedContract, ...]:
-        """An old contract stays subscribed while something is held in it: its own bars drive stops and fills."""
-        if left is None:
-            return ()
-        known = {contract.raw_symbol for contract in contracts}
-        held = {p.contract: p.root for p in left.carried.positions} | {o.contract: o.root for o in left.carried.orders}
-        return tuple(
-            ResolvedContract(root=held[contract], rank=HELD_RANK, raw_symbol=contract)
-            for contract in sorted(held)
-            if contract not in known
-        )
 
 
 def opening_of(journal: JournalFile) -> SessionOpened:

@@ -18,6 +18,7 @@ from domain.events import (
     ContractRolled,
     Event,
     HistoryLoaded,
+    RollDue,
     RootMemory,
     SessionOpened,
     SliceClosed,
@@ -40,6 +41,7 @@ class Strategy:
             "HistoryLoaded",
             "StateCarried",
             "ContractRolled",
+            "RollDue",
             "SliceClosed",
             "ClockTicked",
             "RiskDecided",
@@ -59,6 +61,7 @@ class Strategy:
         self._history = HistoryLoaded(tables=())
         self._carried: StateCarried | None = None
         self._rolls: list[ContractRolled] = []
+        self._due: list[RollDue] = []
         self._engine: TradingEngine | None = None
 
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
@@ -75,6 +78,8 @@ class Strategy:
                 self._carried = carried
             case ContractRolled() as rolled:
                 self._rolls.append(rolled)
+            case RollDue() as due:
+                self._due.append(due)
             case event:
                 self._ready().notify(event)
         return ()
@@ -99,7 +104,10 @@ class Strategy:
             if self._opened is None:
                 raise OurError("the market came before SessionOpened")
             self._engine = self._build_engine(
-                self._opened, self._carried, adjusted_tables(self._history.tables, self._rolls)
+                self._opened,
+                self._carried,
+                adjusted_tables(self._history.tables, self._rolls),
+                (*self._rolls, *self._due),
             )
         return self._engine
 

@@ -198,6 +198,17 @@ def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
     )
 
 
+def find_contract_map(explicit: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """The contract map that `live` would use: of the configuration it would find, else the shipped one.
+
+    Raises OperatorError (exit 78) with file:line:column.
+    """
+    if explicit is None and not environ.get(CONFIG_VARIABLE, "").strip() and not (Path.cwd() / "live.yml").is_file():
+        return CONTRACT_MAP_FILE
+    document = _read_checked(find_config(explicit, environ, Path.cwd()))
+    return _path(document, "contract_map", CONTRACT_MAP_FILE)
+
+
 def load_config(
     path: Path, overlays: Sequence[Path], environ: Mapping[str, str], *, today: dt.date | None = None
 ) -> LoadedConfig:

@@ -7,6 +7,7 @@ made every profit ten times too large. A root that is not in the table needs a w
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any, cast, get_args
 
 import attrs
 
@@ -33,11 +35,22 @@ from adapters.yaml_source import (
     refuse,
 )
 from domain.errors import OperatorError
-from domain.instruments import ContractSpec, TradedRoot
+from domain.expiry import leave_date
+from domain.instruments import (
+    ROLL_SESSIONS_BEFORE,
+    ContractSpec,
+    Expiry,
+    RollPolicy,
+    RollRule,
+    TradedRoot,
+    parse_contract,
+)
+from domain.rolls import LAST_TRADE_SESSIONS
 from domain.units import decimal_to_price
 
 DATASET = "GLBX.MDP3"
-ROLL_RULES = ("vendor",)
+ROLL_RULES = get_args(RollRule)
+ROLL_POLICIES = get_args(RollPolicy)
 DEFAULT_COMMISSION = Decimal("1.25")
 COMMISSION_VARIABLE = "COMMISSION_PER_SIDE"
 """US dollars per contract and side, for roots that do not state their own."""
@@ -56,6 +69,7 @@ _CONTRACT_KEYS = (
 _DATABENTO_KEYS = ("dataset", "feed_symbol", "product_id")
 _SPEC_KEYS = ("tick_size", "multiplier", "currency", "exchange_calendar", "initial_margin_usd")
 _CODE = re.compile(r"[A-Z0-9]{1,6}")
+_YEAR = re.compile(r"\d{4}$", re.ASCII)
 _NO_ENVIRONMENT: Mapping[str, str] = MappingProxyType({})
 
 
@@ -137,7 +151,7 @@ def _traded(entry: YamlMap, commission: Decimal) -> TradedRoot:
         data_spec=data_spec,
         order_spec=order_spec,
         optimized=as_flag(optimized_at) if optimized_at else False,
-        roll_rule=_roll_rule(entry),
+        **_roll(entry, order_product),
         quantity=as_whole(size_at, low=1, high=1000) if size_at else 1,
         commission_per_side=own_commission,
     )
@@ -159,7 +173,7 @@ def _reference(entry: YamlMap) -> TradedRoot:
         data_spec=spec,
         order_spec=spec,
         is_reference=True,
-        roll_rule=_roll_rule(entry),
+        **_roll(entry, feed.product),
     )
 
 
@@ -192,13 +206,61 @@ def _read_feed(entry: YamlMap, root: str) -> _FeedLine:
     )
 
 
-def _roll_rule(entry: YamlMap) -> str:
+_ROLL_KEYS = ("rule", "policy", "sessions_before", "last_trade_session")
+_MAX_SESSIONS_BEFORE = 40
+
+
+def _roll(entry: YamlMap, product: str) -> dict[str, Any]:
+    """The `roll` fields of a root whose orders go to `product`."""
     section_at = entry.get("roll")
     if section_at is None:
-        return "vendor"
+        return {}
     section = as_map(section_at)
-    section.refuse_unknown(("rule",))
-    return as_choice(section.require("rule", fix=f"write `rule:` with one of {', '.join(ROLL_RULES)}"), ROLL_RULES)
+    section.refuse_unknown(_ROLL_KEYS)
+    rule_at, policy_at = section.get("rule"), section.get("policy")
+    before_at, last_at = section.get("sessions_before"), section.get("last_trade_session")
+    rule = as_choice(rule_at, ROLL_RULES) if rule_at is not None else "vendor"
+    if rule_at is not None and rule == "calendar" and leave_date(product, Expiry(year=2024, month=6)) is None:
+        refuse(rule_at, f"it is not known when {product} expires", fix="use the rule vendor or volume")
+    if before_at is not None and rule != "calendar":
+        refuse(before_at, f"the rule {rule} does not look at sessions", fix="remove it, or write `rule: calendar`")
+    before = ROLL_SESSIONS_BEFORE
+    if before_at is not None:
+        # Later than the last trade session no rule selects.
+        before = as_whole(before_at, low=LAST_TRADE_SESSIONS, high=_MAX_SESSIONS_BEFORE)
+    return {
+        "roll_rule": rule,
+        "roll_policy": cast("RollPolicy", as_choice(policy_at, ROLL_POLICIES)) if policy_at is not None else "close",
+        "roll_sessions_before": before,
+        "last_trade_sessions": _last_trade_sessions(as_map(last_at), product) if last_at is not None else (),
+    }
+
+
+def _last_trade_sessions(section: YamlMap, product: str) -> tuple[tuple[str, str], ...]:
+    """What the map states by ordered contract, such as `MESZ2025: 2025-12-15`."""
+    return tuple((_ticker(key, section, product), _date(at)) for key, at in section.entries.items())
+
+
+def _ticker(key: str, section: YamlMap, product: str) -> str:
+    name = parse_contract(key[:-4] + key[-1:], [product], dt.date(int(key[-4:]), 1, 1)) if _YEAR.search(key) else None
+    if name is None or name.ticker != key:
+        raise OperatorError(
+            f"{key!r} is no contract of {product}",
+            where=str(section.keys_at[key]),
+            fix=f"write the ordered contract with its four-digit year: {product}Z2025",
+        )
+    return key
+
+
+def _date(value: YamlValue) -> str:
+    text = as_text(value)
+    try:
+        is_date = dt.date.fromisoformat(text).isoformat() == text
+    except ValueError:
+        is_date = False
+    if not is_date:
+        refuse(value, f"{text!r} is not a date", fix="write the session's date as YYYY-MM-DD")
+    return text
 
 
 def _pair(entry: YamlMap, root: TradedRoot, names: Sequence[str]) -> str | None:

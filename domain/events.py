@@ -5,7 +5,7 @@ nanoseconds. `@event` registers a class under its name with the version its payl
 has in the journal; a changed payload bumps the version and brings an upcaster.
 
 Who produces what: feed (market), bars (SliceClosed, LateTrade), roll
-(ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
+(RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
 (RiskDecided, RiskTripped, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker; requests of its own to
 flatten), execution.http (what an attempt or a probe came to), supervisor (crashes, restarts), session (opening and
 end), operator (commands, reconciliation).
@@ -24,13 +24,13 @@ from domain.bars import Bar, BarTable
 from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import StrategySettings
-from domain.instruments import ResolvedContract, TradedRoot
+from domain.instruments import ResolvedContract, RollPolicy, TradedRoot
 from domain.market import TradeArray
 from domain.orders import Intent, Order, OrderType, Side
 from domain.outbox import BreakerState, OutboxMemory
 from domain.positions import Position
 from domain.risk import Command, RiskSettings, Switches
-from domain.rolls import RollSeam
+from domain.rolls import ContractVolume, RollSeam
 from domain.sessions import Session
 from domain.units import Nanos, Price
 from domain.veto import ModelRecord
@@ -85,6 +85,8 @@ class SessionOpened:
     """Where the feed is asked to begin before any record is on file."""
     models: tuple[ModelRecord, ...] = ()
     """Of each traded root, in order; empty without the veto."""
+    mappings: tuple[ResolvedContract, ...] = ()
+    """What ROOT.v.0 and ROOT.v.1 meant when the session opened: evidence for a roll, not what is traded."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,6 +98,25 @@ class RootMemory:
     """Decision bars closed since the fill bar; 0 on the fill bar or without a position."""
     cooldown_left: int
     last_exit_reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class RollDue:
+    """Decided at a session's open: the session is the last in which `root` trades `from_contract`, or holds it.
+
+    `to_contract` is traded from the next open on; None where none is resolved and the old one must be left anyway.
+    """
+
+    root: str
+    from_contract: str
+    to_contract: str | None
+    rule: str
+    """The root's rule, `last_trade_session`, or `held`: a position that outlived its contract's turn."""
+    evidence: str
+    policy: RollPolicy
+    close_ns: Nanos | None
+    """When a position in `from_contract` is closed; None while the policy holds it."""
 
 
 @event()
@@ -130,6 +151,12 @@ class StateCarried:
     """What the models' percentile populations have taken in since the end of training."""
     contracts: tuple[ResolvedContract, ...] = ()
     """The contracts that the session before traded."""
+    rolls: tuple[RollDue, ...] = ()
+    """Due at the open of the session before; of an earlier segment: of this session."""
+    volumes: tuple[ContractVolume, ...] = ()
+    """Of the session before, front and next contract of each root; of an earlier segment: of this one so far."""
+    seams: tuple[RollSeam, ...] = ()
+    """Front and next contract of each root at the last minute in which both traded."""
     resume_ts_event: Nanos | None = None
     resume_records: str = ""
     """Base64 of the raw records with ts_event >= resume_ts_event - 2 s: what a replay repeats."""
@@ -629,6 +656,7 @@ Event = (
     | ProbeAnswered
     | BreakerChanged
     | FillAssumed
+    | RollDue
     | ContractRolled
     | ActorCrashed
     | ActorRestarted

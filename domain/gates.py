@@ -83,6 +83,13 @@ def ibs_gate(ibs: Ibs, low: float, high: float) -> Gate:
     return Gate(name="ibs_band", is_passed=passed, value=repr(ibs.value), reason=reason)
 
 
+def reopen_gate(ibs: Ibs, exit_low: float, exit_high: float) -> Gate:
+    """In place of the band, where a roll has closed a position: passes unless this bar would have been an exit."""
+    passed = not ibs.is_zero_range and not exit_low <= ibs.value <= exit_high
+    reason = "" if passed else ("zero_range" if ibs.is_zero_range else "exit_band")
+    return Gate(name="reopen", is_passed=passed, value=repr(ibs.value), reason=reason)
+
+
 def last_pivot_high(highs: Sequence[Price], strength: int) -> Price | None:
     """The latest high strictly above the `strength` bars before it and at or above the `strength` after."""
     for i in range(len(highs) - 1 - strength, strength - 1, -1):

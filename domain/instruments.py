@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection
 from decimal import Decimal
+from typing import Literal
 
 import attrs
 
@@ -100,6 +101,11 @@ class ContractSpec:
         return Decimal(self.tick_size).scaleb(-9) * self.multiplier
 
 
+RollRule = Literal["vendor", "volume", "calendar"]
+RollPolicy = Literal["close", "close_and_reopen", "hold_until_exit"]
+ROLL_SESSIONS_BEFORE = 5
+
+
 @attrs.frozen(kw_only=True)
 class TradedRoot:
     """One root of the universe that is traded, or read for reference only.
@@ -119,6 +125,13 @@ class TradedRoot:
     is_reference: bool = False
     optimized: bool = False
     roll_rule: str = "vendor"
+    """`RollRule`: the mapping of ROOT.v.0, our own volumes of the session before, or sessions before expiry."""
+    roll_policy: RollPolicy = "close"
+    """What becomes of a position in a contract that is left."""
+    roll_sessions_before: int = ROLL_SESSIONS_BEFORE
+    """Of the rule `calendar`: that many sessions before first notice or expiry the roll is due."""
+    last_trade_sessions: tuple[tuple[str, str], ...] = ()
+    """(ordered contract with its four-digit year, ISO date): stated instead of computed."""
     quantity: int = 1
     commission_per_side: Decimal = Decimal("1.25")
     pair: str | None = None
@@ -138,3 +151,9 @@ class ResolvedContract:
     raw_symbol: str | None
     """None when the vendor could not resolve it (blocks only the roll when rank is 1)."""
     instrument_id: int | None = None
+    leave_date: dt.date | None = None
+    """First notice day or expiry of the *ordered* contract, the earlier; None when no rule is known."""
+    last_trade_session: dt.date | None = None
+    """The last session in which it may be traded or held."""
+    roll_session: dt.date | None = None
+    """With the rule `calendar`: from this session's open on the roll is due."""

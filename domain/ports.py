@@ -13,12 +13,14 @@ from domain.bars import BarTable
 from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed
 from domain.events import (
+    ContractRolled,
     Event,
     OrderRequested,
     OrderSubmitted,
     Outcome,
     ProbeAnswered,
     ProbeSubmitted,
+    RollDue,
     RootMemory,
     SessionOpened,
     SignalEvaluated,
@@ -284,8 +286,8 @@ class FeedSource(Protocol):
     def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
         """Which contract each continuous symbol means now, and the feed's own time.
 
-        A symbol the vendor cannot resolve is missing from the dict. Raises OperatorError when
-        the gateway refuses us (78) or cannot be reached (69).
+        A symbol without a dot is a contract's own name. What the vendor cannot resolve is missing from the
+        dict. Raises OperatorError when the gateway refuses us (78) or cannot be reached (69).
         """
         ...
 
@@ -385,7 +387,14 @@ class EngineFactory(Protocol):
     """Builds the engine of one session."""
 
     def __call__(
-        self, opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable]
+        self,
+        opened: SessionOpened,
+        carried: StateCarried | None,
+        tables: Sequence[BarTable],
+        rolls: Sequence[RollDue | ContractRolled] = (),
     ) -> TradingEngine:
-        """`tables`: completed hour and day bars per root, already adjusted for rolls, oldest first."""
+        """`tables`: completed hour and day bars per root, already adjusted for rolls, oldest first.
+
+        `rolls`: those that took effect at this session's open, and those that are due at the next.
+        """
         ...

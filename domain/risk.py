@@ -6,6 +6,7 @@ own, never a tuple used as a truth value (the predecessor's limit always allowed
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from typing import Literal
@@ -103,6 +104,8 @@ class RiskState:
     """The rule that has ended this session's entries, or empty."""
     occupied: dict[str, int]
     """Contracts by root: held, being entered, or UNKNOWN."""
+    session_date: dt.date
+    is_live: bool
     unknown_roots: frozenset[str]
     unconfirmed: frozenset[str]
     """Roots whose position a crash left to be confirmed."""
@@ -129,6 +132,10 @@ class EntryQuestion:
     margin_usd: Decimal | None
     """Initial margin of the whole entry, when the contract map knows it."""
     is_active_contract: bool
+    last_trade_session: dt.date | None
+    """Of its contract; None when no rule is known."""
+    to_roll_close_ns: int | None
+    """Until positions in its contract are closed for a roll; None when none is due."""
     reverses: bool
     """The other side of a position that the same decision closes: it does not stand in its own way."""
 
@@ -165,6 +172,7 @@ def _refusals(question: EntryQuestion, state: RiskState, settings: RiskSettings)
     yield from _by_the_operator(question.root, state, settings)
     yield from _by_the_lines(state)
     yield from _by_time(question, settings)
+    yield from _by_contract(question, state)
     yield from _by_price(question, settings)
     yield from _by_limits(question, state, settings)
 
@@ -204,12 +212,26 @@ def _by_time(question: EntryQuestion, settings: RiskSettings) -> Iterator[Refuse
             rule="stale_decision",
             detail=f"decided {question.age_ns / 1e9:.0f} s ago, limit {settings.entry_freshness_s} s",
         )
-    if not question.is_active_contract:
-        yield Refused(rule="contract", detail=f"{question.root} trades another contract now")
     if question.to_close_ns is not None and question.to_close_ns < settings.last_minutes * 60 * SECOND:
         yield Refused(
             rule="near_close",
             detail=f"{question.to_close_ns / 60e9:.0f} min before the close, limit {settings.last_minutes}",
+        )
+
+
+def _by_contract(question: EntryQuestion, state: RiskState) -> Iterator[Refused]:
+    """Nothing is entered that could not be held: first notice and expiry are not waited for."""
+    last, left_ns = question.last_trade_session, question.to_roll_close_ns
+    if not question.is_active_contract:
+        yield Refused(rule="contract", detail=f"{question.root} trades another contract now")
+    if last is None and state.is_live:
+        fix = "state it in the contract map under `roll: last_trade_session`"
+        yield Refused(rule="last_trade_session", detail=f"of this contract of {question.root} it is not known; {fix}")
+    if last is not None and state.session_date > last:
+        yield Refused(rule="last_trade_session", detail=f"it was {last}, the session is {state.session_date}")
+    if left_ns is not None and left_ns <= 0:
+        yield Refused(
+            rule="roll_pending", detail=f"positions in this contract of {question.root} are closed for a roll"
         )
 
 

@@ -86,7 +86,13 @@ def opened_session(**changes: Any) -> SessionOpened:
         "risk": RiskSettings(),
         "roots": tuple(traded_root(root) for root in ("ES", "NQ", "GC")),
         "contracts": tuple(
-            ResolvedContract(root=root, rank=0, raw_symbol=f"{root}M4", instrument_id=IDS[f"{root}M4"])
+            ResolvedContract(
+                root=root,
+                rank=0,
+                raw_symbol=f"{root}M4",
+                instrument_id=IDS[f"{root}M4"],
+                last_trade_session=dt.date(2024, 6, 18),
+            )
             for root in ("ES", "NQ", "GC")
         ),
         "feed_start_ns": START,

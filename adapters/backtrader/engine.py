@@ -25,8 +25,10 @@ from adapters.backtrader.roots import RootPlan, plans_of
 from adapters.backtrader.stepper import StepCerebro
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import (
+    ContractRolled,
     Event,
     OrderRequested,
+    RollDue,
     RootMemory,
     SessionOpened,
     SignalEvaluated,
@@ -60,7 +62,13 @@ class CerebroEngine:
     Any exception in a turn leaves it unusable: every later call raises OurError.
     """
 
-    def __init__(self, opened: SessionOpened, plans: Sequence[RootPlan], scorer: Scorer | None) -> None:
+    def __init__(
+        self,
+        opened: SessionOpened,
+        plans: Sequence[RootPlan],
+        scorer: Scorer | None,
+        rolls: Sequence[RollDue | ContractRolled] = (),
+    ) -> None:
         self._session = opened.session.date.isoformat()
         self._scorer = scorer
         self._active = {c.root: c.raw_symbol for c in opened.contracts if c.rank == 0}
@@ -72,6 +80,11 @@ class CerebroEngine:
                 opened.strategy, opened.session.date, opened.session.hours_of(plan.root).close_ns
             )
             for plan in plans
+        }
+        self._roll_closes = {
+            roll.from_contract: roll.close_ns
+            for roll in rolls
+            if isinstance(roll, RollDue) and roll.close_ns is not None
         }
         self._signals: list[SignalEvaluated | VetoScored] = []
         self._last_close: dict[str, Price] = {}
@@ -85,6 +98,7 @@ class CerebroEngine:
             settings=opened.strategy,
             plans=tuple(plans),
             deadline_of=lambda root, _: self._deadlines[root],
+            roll_closes=self._roll_closes,
             listener=self._signals.append,
             scorer=scorer,
         )
@@ -129,10 +143,13 @@ class CerebroEngine:
             self._broker.apply(event)
 
     def next_deadline(self) -> Nanos | None:
-        """The next auto-close (or its repetition) of a position that no exit is under way for."""
+        """The next auto-close or roll's close (or its repetition) of a position that no exit is under way for."""
         due = [
-            max(self._deadlines[root], self._strategy.exit_retry_ns(root))
-            for root in self._broker.positions
+            max(
+                min(self._deadlines[root], self._roll_closes.get(held.contract, self._deadlines[root])),
+                self._strategy.exit_retry_ns(root),
+            )
+            for root, held in self._broker.positions.items()
             if not self._broker.has_open_exit(root)
         ]
         return Nanos(min(due)) if due else None
@@ -328,6 +345,14 @@ class CerebroEngine:
                 self._restore(carried)
         self._strategy.is_armed = True
 
+    def reopen(self, rolls: Sequence[RollDue | ContractRolled]) -> None:
+        """Let what was closed for a roll that has taken effect be entered again, where the policy says so."""
+        rolled = {roll.root for roll in rolls if isinstance(roll, ContractRolled)}
+        for root in self._deadlines:
+            if root in rolled and self._roots[root].roll_policy == "close_and_reopen":
+                self._strategy.may_reopen(root)
+        self._strategy.forget_roll_exits()
+
     def _restore(self, carried: StateCarried) -> None:
         memories = {memory.root: memory for memory in carried.memories}
         unsettled = {order.signal_id for order in carried.orders if order.state is OrderState.AMBIGUOUS}
@@ -370,19 +395,23 @@ def build_engine(
     opened: SessionOpened,
     carried: StateCarried | None,
     tables: Sequence[BarTable],
+    rolls: Sequence[RollDue | ContractRolled] = (),
     *,
     models: Mapping[str, VetoModel] = MappingProxyType({}),
 ) -> CerebroEngine:
     """The engine of one session: warmed up on `tables` without decisions, holding what was carried, armed.
 
+    `rolls` says which positions are closed for a roll, and which were and may be opened again in the new contract.
     `models` by root: what `opened.models` names, as far as this process has it.
     Raises OperatorError when a carried position or order is in a root the session does not trade.
     """
     plans = plans_of(opened, carried)
-    engine = CerebroEngine(opened, plans, _scorer_of(opened, carried, tables, models))
+    engine = CerebroEngine(opened, plans, _scorer_of(opened, carried, tables, models), rolls)
     last = engine.warm_up(tables, plans)
     engine.anchor(max(last, opened.session.start_ns), plans, carried)
     engine.arm(carried)
+    if carried is not None and carried.previous_session != opened.session.date.isoformat():
+        engine.reopen(rolls)
     return engine
 
 

@@ -14,7 +14,7 @@ It knows neither journal nor broker: positions and unfinished orders are what
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -39,6 +39,7 @@ from domain.gates import (
     pending_gate,
     pivot_gate,
     position_gate,
+    reopen_gate,
     session_gate,
     time_gate,
     unscored_gate,
@@ -59,7 +60,8 @@ Deadline = Callable[[str, Nanos], Nanos | None]
 
 
 class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
-    """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `listener`, and the veto.
+    """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `roll_closes` (by contract
+    that is left: when its position is closed), `listener`, and the veto.
 
     The veto is a `scorer` that the caller feeds, or a model of one root in `ml_model`, `ml_features`, `ml_threshold`
     (`models.strategy_kwargs_from_bundle`), which is then fed from every feed named `X@1h` or `X@1d`. With such a
@@ -74,6 +76,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         ("settings", None),
         ("plans", ()),
         ("deadline_of", None),
+        ("roll_closes", None),
         ("listener", None),
         ("scorer", None),
         ("ml_model", None),
@@ -87,6 +90,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             raise OurError("IbsStrategy needs settings, plans and deadline_of, or a model")
         self.settings: StrategySettings = self.p.settings or StrategySettings()
         self.deadline_of: Deadline = self.p.deadline_of or self._weekday_deadline
+        self._roll_closes: Mapping[str, Nanos] = self.p.roll_closes or {}
         self.signals: list[SignalEvaluated | VetoScored] = []
         self.is_armed = True
         """False while the engine gives feeds a bar that no decision may see."""
@@ -185,7 +189,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             verdict, reason = "refuse", refusal.reason
         else:
             verdict, reason = "enter", ""
-            self._request_entry(state, bar, judgement)
+            self._request_entry(state, bar, judgement, "reopen" if state.is_reopening else "ibs")
+        state.is_reopening = False
         if state.cooldown_left:
             state.cooldown_left -= 1
         self._listener(
@@ -216,15 +221,22 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             freshness_gate(is_late=self.is_late),
             session_gate(bar.start, bar.end, state.plan.hours),
             time_gate(bar.start, self._windows),
-            ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
+            reopen_gate(bar.ibs, settings.exit_ibs_low, settings.exit_ibs_high)
+            if state.is_reopening
+            else ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
             pivot,
-            near_auto_close_gate(bar.end, self.deadline_of(state.plan.root, bar.end), settings),
+            near_auto_close_gate(bar.end, self._entry_deadline(state, bar.end), settings),
             position_gate(
                 0 if holding is None else holding.quantity, is_unknown=holding is not None and holding.is_unknown
             ),
             pending_gate(state.order_intent),
             cooldown_gate(state.cooldown_left),
         )
+
+    def _entry_deadline(self, state: RootState, ts: Nanos) -> Nanos | None:
+        """When a position entered now would be closed whatever happens: the auto-close, or a roll before it."""
+        deadline, closes = self.deadline_of(state.plan.root, ts), self._roll_closes.get(state.plan.contract)
+        return deadline if deadline is None or closes is None else min(deadline, closes)
 
     def _judge(self, root: str, bar: DecisionBar) -> Judgement:
         """The veto, also of a bar that another gate refuses: "why not" has to be answerable for all of them."""
@@ -278,7 +290,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
 
     def _look_at_clock(self, state: RootState, ts: Nanos) -> None:
         deadline = self.deadline_of(state.plan.root, ts)
-        if deadline is not None and ts >= deadline:
+        closes = None if state.holding is None else self._roll_closes.get(state.holding.contract)
+        if closes is not None and ts >= closes:
+            state.exit_due = "roll"
+        elif deadline is not None and ts >= deadline:
             state.exit_due = "auto_close"
 
     def on_clock(self, ts: Nanos) -> None:
@@ -329,13 +344,13 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
 
     # -------------------------------------------------------------- entries
 
-    def _request_entry(self, state: RootState, bar: DecisionBar, judgement: Judgement) -> None:
+    def _request_entry(self, state: RootState, bar: DecisionBar, judgement: Judgement, reason: str) -> None:
         plan, settings = state.plan, self.settings
         note = RequestNote(
             root=plan.root,
             contract=plan.contract,
             intent="entry",
-            reason="ibs",
+            reason=reason,
             decided_ns=bar.end,
             bar_ns=self._decision_ns,
             price=bar.close,
@@ -437,6 +452,19 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         """Wait for a carried, unfinished order."""
         note: RequestNote = order.info.request
         self._roots[note.root].await_order(order.ref, note.intent)
+
+    def may_reopen(self, root: str) -> None:
+        """The root trades a new contract: what was closed for that may be entered again at its first decision bar."""
+        state = self._roots[root]
+        state.is_reopening = state.holding is None and state.last_exit_reason == "roll"
+
+    def forget_roll_exits(self) -> None:
+        """An exit for a roll is answered at the next open, or never; one that has not filled gets a new time there."""
+        for state in self._states:
+            if state.last_exit_reason == "roll":
+                state.last_exit_reason = ""
+            if state.exit_due == "roll":
+                state.exit_due = ""
 
     def restore_memory(self, memory: RootMemory) -> None:
         """Take up what a root remembers; after its position."""

@@ -178,6 +178,8 @@ class RootState:
         self.bars_held = 0
         self.cooldown_left = 0
         self.last_exit_reason = ""
+        self.is_reopening = False
+        """What a roll has closed may be entered again, at the first decision bar only."""
 
     def await_order(self, ref: int, intent: Intent) -> None:
         """Nothing else is asked for this root until the order has ended."""
@@ -197,7 +199,8 @@ class RootState:
         """The position is closed: the cooldown starts."""
         self.last_exit_reason = reason
         after_stop = settings.cooldown_after_stop_bars if reason == "stop" else 0
-        self.cooldown_left = max(settings.cooldown_bars, after_stop)
+        # A roll's close is no judgement of the market.
+        self.cooldown_left = 0 if reason == "roll" else max(settings.cooldown_bars, after_stop)
         self.forget_holding()
 
     def forget_holding(self) -> None:

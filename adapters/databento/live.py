@@ -159,6 +159,7 @@ class LiveConnection:
         heartbeat_interval_s: int,
         queue_limit: int = QUEUE_LIMIT,
         silence_margin_s: float = SILENCE_MARGIN_S,
+        raw_symbols: Sequence[str] = (),
     ) -> None:
         self._key = key
         self._gateway = gateway
@@ -166,6 +167,7 @@ class LiveConnection:
         self._dataset = dataset
         self._schema = schema
         self._symbols = list(symbols)
+        self._raw_symbols = list(raw_symbols)
         self._stype_in = stype_in
         self._start_ns = start_ns
         self._heartbeat_interval_s = heartbeat_interval_s
@@ -253,6 +255,8 @@ class LiveConnection:
             if authenticated.done():
                 authenticated.result()
                 protocol.subscribe(self._schema, self._symbols, self._stype_in, start=self._start_ns, subscription_id=0)
+                if self._raw_symbols:
+                    protocol.subscribe(self._schema, self._raw_symbols, "raw_symbol", subscription_id=1)
                 protocol.start()
                 await asyncio.wait([disconnected])
             elif not disconnected.done():
@@ -362,10 +366,12 @@ class DatabentoSource:
 
     def resolve(self, symbols: Sequence[str]) -> tuple[dict[str, Mapped], Nanos]:
         """Ask with a short session of its own. Raises OperatorError: 78 when refused, 69 when unreachable."""
+        continuous = [symbol for symbol in symbols if "." in symbol]
+        raw = [symbol for symbol in symbols if "." not in symbol]
         reason, silent = "", 0
         for attempt in range(RESOLVE_ATTEMPTS):
             time.sleep(0.5 * attempt)
-            connection = self._connection(MAPPING_SCHEMA, symbols, "continuous", None)
+            connection = self._connection(MAPPING_SCHEMA, continuous, "continuous", None, raw)
             try:
                 mapped, ended = _collect_mappings(connection, len(symbols), self._is_stopping)
             finally:
@@ -395,7 +401,14 @@ class DatabentoSource:
     def connect(self, raw_symbols: Sequence[str], start_ns: Nanos | None) -> LiveConnection:
         return self._connection(SCHEMA, raw_symbols, "raw_symbol", start_ns)
 
-    def _connection(self, schema: str, symbols: Sequence[str], stype_in: str, start_ns: Nanos | None) -> LiveConnection:
+    def _connection(
+        self,
+        schema: str,
+        symbols: Sequence[str],
+        stype_in: str,
+        start_ns: Nanos | None,
+        raw_symbols: Sequence[str] = (),
+    ) -> LiveConnection:
         return LiveConnection(
             key=self._key,
             gateway=self._gateway or f"{self._dataset.lower().replace('.', '-')}.lsg.databento.com",
@@ -408,6 +421,7 @@ class DatabentoSource:
             heartbeat_interval_s=self._heartbeat_interval_s,
             queue_limit=self._queue_limit,
             silence_margin_s=self._silence_margin_s,
+            raw_symbols=raw_symbols,
         )
 
 

@@ -9,7 +9,17 @@ import pytest
 
 from actors.machines import MachineParts
 from domain.bars import BarTable
-from domain.events import Event, OrderRequested, RootMemory, SessionOpened, SignalEvaluated, SliceClosed, StateCarried
+from domain.events import (
+    ContractRolled,
+    Event,
+    OrderRequested,
+    RollDue,
+    RootMemory,
+    SessionOpened,
+    SignalEvaluated,
+    SliceClosed,
+    StateCarried,
+)
 from domain.feature_book import CarriedPercentile
 from domain.ports import OrderMessage
 from domain.units import HOUR, SECOND, Nanos
@@ -30,6 +40,7 @@ class StandInEngine:
     late: list[Nanos] = attrs.Factory(list)
     seen: dict[str, int] = attrs.Factory(dict)
     closing: Nanos | None = None
+    rolls: tuple[RollDue | ContractRolled, ...] = ()
 
     def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[SignalEvaluated | OrderRequested, ...]:
         self.late += [closed.ts] if is_late else []
@@ -84,9 +95,13 @@ class EngineShop:
         self.built: list[StandInEngine] = []
 
     def __call__(
-        self, opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable]
+        self,
+        opened: SessionOpened,
+        carried: StateCarried | None,
+        tables: Sequence[BarTable],
+        rolls: Sequence[RollDue | ContractRolled] = (),
     ) -> StandInEngine:
-        self.built.append(StandInEngine(opened, carried, tuple(tables)))
+        self.built.append(StandInEngine(opened, carried, tuple(tables), rolls=tuple(rolls)))
         return self.built[-1]
 
 

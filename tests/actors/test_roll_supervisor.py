@@ -1,7 +1,8 @@
-"""Which roots have moved to another contract since the session before."""
+"""Which roots have moved to another contract since the session before, and which will at the next open."""
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 import attrs
@@ -11,11 +12,11 @@ from actors.carry import fresh_state
 from actors.roll_supervisor import RollSupervisor
 from domain.bars import BarTable
 from domain.errors import OurError
-from domain.events import ContractRolled, HistoryLoaded
-from domain.instruments import ResolvedContract
-from domain.rolls import RollSeam
-from domain.units import Price
-from tests.builders import Record, at, bar_of, opened_session, traded_root
+from domain.events import ContractRolled, HistoryLoaded, RollDue, StateCarried
+from domain.instruments import HELD_RANK, ResolvedContract
+from domain.rolls import ContractVolume, RollSeam
+from domain.units import HOUR, Nanos, Price
+from tests.builders import CLOSE, Record, at, bar_of, opened_session, traded_root
 
 ROOTS = ("ES", "NQ")
 
@@ -107,3 +108,87 @@ def test_rolls_need_no_clock() -> None:
 def test_a_state_before_its_session_is_our_error() -> None:
     with pytest.raises(OurError, match="before SessionOpened"):
         RollSupervisor().handle(Record().put(fresh_state()))
+
+
+# ---------------------------------------------------------------- what is due at the next open
+
+LAST = dt.date(2024, 5, 1)
+FRONT = ResolvedContract(root="ES", rank=0, raw_symbol="ESM4", last_trade_session=dt.date(2024, 6, 18))
+NEXT = ResolvedContract(root="ES", rank=1, raw_symbol="ESU4")
+OLD = ResolvedContract(root="ES", rank=HELD_RANK, raw_symbol="ESH4", last_trade_session=LAST)
+
+
+def due(
+    *contracts: ResolvedContract, mapped: str | None = "ESM4", carried: StateCarried | None = None, **root: Any
+) -> tuple[Any, ...]:
+    machine, record = RollSupervisor(), Record()
+    opened = opened_session(
+        contracts=contracts,
+        mappings=(ResolvedContract(root="ES", rank=0, raw_symbol=mapped),),
+        roots=(traded_root("ES", **root),),
+    )
+    events = (opened, HistoryLoaded(tables=()), carried or attrs.evolve(fresh_state(), contracts=contracts))
+    return [machine.handle(record.put(event)) for event in events][-1]
+
+
+def test_a_mapping_that_has_moved_makes_the_roll_due_and_changes_nothing_yet() -> None:
+    assert due(FRONT, NEXT) == ()
+    assert due(FRONT, NEXT, mapped="ESU4") == (
+        RollDue(
+            root="ES",
+            from_contract="ESM4",
+            to_contract="ESU4",
+            rule="vendor",
+            evidence="ES.v.0 is ESU4",
+            policy="close",
+            close_ns=Nanos(CLOSE - 2 * HOUR),
+        ),
+    )
+
+
+def test_our_own_volumes_are_those_that_were_carried() -> None:
+    volumes = (ContractVolume(contract="ESM4", volume=1), ContractVolume(contract="ESU4", volume=2))
+    carried = attrs.evolve(fresh_state(), contracts=(FRONT, NEXT), volumes=volumes)
+    assert due(FRONT, NEXT, roll_rule="volume") == ()
+    (found,) = due(FRONT, NEXT, roll_rule="volume", carried=carried)
+    assert (found.rule, found.to_contract) == ("volume", "ESU4")
+
+
+def test_a_contract_in_its_last_trade_session_is_left_even_into_nothing() -> None:
+    front = attrs.evolve(FRONT, last_trade_session=LAST)
+    (found,) = due(front, attrs.evolve(NEXT, raw_symbol=None), roll_policy="hold_until_exit")
+    assert (found.rule, found.to_contract) == ("last_trade_session", None)
+    assert found.close_ns == CLOSE - 2 * HOUR
+
+
+def test_an_old_contract_is_held_by_policy_until_its_own_last_trade_session() -> None:
+    (found,) = due(FRONT, NEXT, OLD, roll_policy="hold_until_exit")
+    assert (found.from_contract, found.to_contract, found.rule, found.close_ns) == (
+        "ESH4",
+        "ESM4",
+        "held",
+        CLOSE - 2 * HOUR,
+    )
+    later = attrs.evolve(OLD, last_trade_session=dt.date(2024, 5, 2))
+    assert due(FRONT, NEXT, later, roll_policy="hold_until_exit") == ()
+
+
+def test_an_earlier_segment_of_the_session_has_decided_already() -> None:
+    decided = due(FRONT, NEXT, mapped="ESU4")
+    carried = attrs.evolve(fresh_state(), previous_session="2024-05-01", contracts=(FRONT, NEXT), rolls=decided)
+    assert due(FRONT, NEXT, mapped="ESM4", carried=carried) == decided
+    assert due(FRONT, NEXT, mapped="ESU4", carried=attrs.evolve(carried, rolls=())) == ()
+
+
+def test_what_was_due_takes_effect_with_its_evidence_and_the_difference_of_the_last_common_minute() -> None:
+    decided = due(FRONT, NEXT, mapped="ESU4")
+    carried = attrs.evolve(
+        fresh_state(),
+        previous_session="2024-04-30",
+        contracts=(FRONT, NEXT),
+        rolls=decided,
+        seams=(seam("ESM4", "ESU4", 9),),
+    )
+    (rolled,) = due(attrs.evolve(NEXT, rank=0), carried=carried, mapped="ESU4", roll_rule="volume")
+    assert (rolled.from_contract, rolled.to_contract, rolled.difference) == ("ESM4", "ESU4", 9)
+    assert (rolled.rule, rolled.evidence) == ("vendor", "ES.v.0 is ESU4")

@@ -183,7 +183,13 @@ REFUSED = [
         "CMEGlobex_Metals",
         "write CME",
     ),
-    ("contracts:\n  - {symbol: ES, roll: {rule: volum}}\n", "2:31", "volum", "vendor"),
+    ("contracts:\n  - {symbol: ES, roll: {rule: volum}}\n", "2:31", "volum", "'volume'"),
+    ("contracts:\n  - {symbol: ES, roll: {policy: hold}}\n", "2:33", "hold", "hold_until_exit"),
+    ("contracts:\n  - {symbol: ES, roll: {sessions_before: 4}}\n", "2:42", "vendor does not look", "calendar"),
+    ("contracts:\n  - {symbol: ES, roll: {rule: calendar, sessions_before: 2}}\n", "2:58", "out of range", "from 3"),
+    ("contracts:\n  - {symbol: ES, roll: {last_trade_session: {ESZ2025: 2025-12-15}}}\n", "2:46", "of MES", "MESZ2025"),
+    ("contracts:\n  - {symbol: ES, roll: {last_trade_session: {MESZ5: 2025-12-15}}}\n", "2:46", "'MESZ5'", "MESZ2025"),
+    ("contracts:\n  - {symbol: ES, roll: {last_trade_session: {MESZ2025: 15.12.}}}\n", "2:56", "not a date", "YYYY"),
     ("contracts:\n  - {symbol: ES, pair: GC}\n", "2:24", "GC is not a root of this map", "one of: ES"),
     ("contracts:\n  - {symbol: ES, pair: ES}\n", "2:24", "own pair", "another root"),
     ("contracts:\n  - symbol: ES\n  - symbol: ES\n", "3:13", "ES stands twice, first at line 2", "keep one"),
@@ -225,3 +231,20 @@ def test_the_shipped_map_states_every_spec_in_full() -> None:
     for section in ("contracts", "reference_feeds"):
         for entry in entries[section].items:
             assert set(entry.entries["spec"].entries) == {"tick_size", "multiplier", "currency", "exchange_calendar"}
+
+
+def test_a_root_states_how_it_rolls(tmp_path: Path) -> None:
+    text = (
+        "contracts:\n  - symbol: ES\n    roll:\n      rule: calendar\n      policy: hold_until_exit\n"
+        "      sessions_before: 8\n      last_trade_session: {MESZ2013: 2013-12-19}\n  - symbol: GC\n"
+    )
+    stated, left_out = load(tmp_path, text).roots
+    assert (stated.roll_rule, stated.roll_policy, stated.roll_sessions_before) == ("calendar", "hold_until_exit", 8)
+    assert stated.last_trade_sessions == (("MESZ2013", "2013-12-19"),)
+    assert (left_out.roll_rule, left_out.roll_policy, left_out.last_trade_sessions) == ("vendor", "close", ())
+
+
+def test_a_root_without_a_known_expiry_cannot_roll_by_the_calendar(tmp_path: Path) -> None:
+    text = "contracts:\n  - symbol: XX\n    roll: {rule: calendar}\n    spec: {tick_size: 1, multiplier: 1,"
+    error = refusal(tmp_path, text + " currency: USD, exchange_calendar: CME Globex Equity}\n")
+    assert "it is not known when XX expires" in error.what

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from decimal import Decimal
 from typing import Any
 
@@ -21,6 +22,8 @@ CALM = RiskState(
     breaker="closed",
     tripped="",
     occupied={"NQ": 1, "GC": 2},
+    session_date=dt.date(2024, 6, 18),
+    is_live=False,
     unknown_roots=frozenset(),
     unconfirmed=frozenset(),
     unreconciled_days=0,
@@ -36,6 +39,8 @@ QUESTION = EntryQuestion(
     to_close_ns=3600 * SECOND,
     margin_usd=Decimal(20_000),
     is_active_contract=True,
+    last_trade_session=dt.date(2024, 6, 18),
+    to_roll_close_ns=1,
     reverses=False,
 )
 SETTINGS = RiskSettings(
@@ -58,6 +63,9 @@ def judge(asked: dict[str, Any] | None = None, **state: Any) -> Allowed | Refuse
 REFUSED: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"switches": Switches(kill="entries")}, "kill_switch"),
     ({}, {"switches": Switches(kill="all")}, "kill_switch"),
+    ({}, {"session_date": dt.date(2024, 6, 19)}, "last_trade_session"),
+    ({"last_trade_session": None}, {"is_live": True}, "last_trade_session"),
+    ({"to_roll_close_ns": 0}, {}, "roll_pending"),
     ({}, {"switches": Switches(is_halted=True)}, "halted"),
     ({}, {"switches": Switches(is_enabled=False)}, "not_enabled"),
     ({}, {"switches": Switches(disabled_roots=("ES",))}, "not_enabled"),

@@ -91,10 +91,11 @@ def live_in_thread(
     source: FeedSource | None = None,
     watch: Callable[[FeedSource], FeedSource] = lambda source: source,
     extend_history: ExtendHistory = as_left,
+    universe: tuple[TradedRoot, ...] | None = None,
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
-    chosen = tuple(root for root in traded_roots(contract_map) if root.root in roots)
+    chosen = tuple(root for root in universe or traded_roots(contract_map) if root.root in roots)
     plan = LivePlan(
         mode="paper",
         is_demo=False,

@@ -224,6 +224,13 @@ def test_a_replay_and_what_follows_arrive_complete_and_in_order() -> None:
             assert received(items) == wanted[wanted["ts_event"] >= start_ns].tobytes()
 
 
+def test_contracts_are_resolved_beside_the_vendors_mappings_and_unknown_ones_are_left_out() -> None:
+    source = SimulatedSessions(market=MARKET, dates=(DAY,))
+    with GatewayThread(Gateway(source, keys=(LOCAL_KEY,), speed=MAX_SPEED)) as gateway:
+        mapped, _ = source_at(gateway.port, heartbeat_interval_s=1).resolve(["MES.v.0", "MESM4", "MESH1"])
+    assert {symbol: item.raw_symbol for symbol, item in mapped.items()} == {"MES.v.0": "MESM4", "MESM4": "MESM4"}
+
+
 # ---------------------------------------------------------------- a full queue
 
 

@@ -25,13 +25,13 @@ from domain.events import EVENT_TYPES, EVENT_VERSIONS, Event
 from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import StrategySettings
-from domain.instruments import ContractSpec, ResolvedContract, TradedRoot
+from domain.instruments import ContractSpec, ResolvedContract, RollPolicy, TradedRoot
 from domain.market import TRADE_DTYPE
 from domain.orders import Order, OrderState
 from domain.outbox import OutboxMemory
 from domain.positions import Position
 from domain.risk import Command, RiskSettings, Switches
-from domain.rolls import RollSeam
+from domain.rolls import ContractVolume, RollSeam
 from domain.sessions import Session, SessionHours
 from domain.veto import ModelRecord
 from tests.builders import CODEC, bar_of, opened_session, request_of, trades_of
@@ -127,6 +127,7 @@ SESSIONS = build(
     end_ns=INT64,
     hours=many(build(SessionHours, root=TEXT, open_ns=INT64, close_ns=INT64, is_verified=BOOL)),
 )
+ROLL_POLICY = st.sampled_from(get_args(RollPolicy))
 SPECS = build(
     ContractSpec,
     tick_size=INT64,
@@ -148,11 +149,23 @@ ROOTS = build(
     is_reference=BOOL,
     optimized=BOOL,
     roll_rule=TEXT,
+    roll_policy=ROLL_POLICY,
+    roll_sessions_before=INT64,
+    last_trade_sessions=many(st.tuples(TEXT, TEXT)),
     quantity=INT64,
     commission_per_side=MONEY,
     pair=st.none() | TEXT,
 )
-CONTRACTS = build(ResolvedContract, root=TEXT, rank=INT64, raw_symbol=st.none() | TEXT, instrument_id=st.none() | INT64)
+CONTRACTS = build(
+    ResolvedContract,
+    root=TEXT,
+    rank=INT64,
+    raw_symbol=st.none() | TEXT,
+    instrument_id=st.none() | INT64,
+    leave_date=st.none() | st.dates(),
+    last_trade_session=st.none() | st.dates(),
+    roll_session=st.none() | st.dates(),
+)
 STRATEGIES = build(
     StrategySettings,
     name=TEXT,
@@ -220,6 +233,16 @@ PERCENTILES = build(
     added=TEXT,
 )
 SEAMS = build(RollSeam, root=TEXT, from_contract=TEXT, to_contract=TEXT, ts=INT64, difference=INT64)
+VOLUMES = build(ContractVolume, contract=TEXT, volume=INT64)
+ROLL_DUE: dict[str, st.SearchStrategy[Any]] = {
+    "root": TEXT,
+    "from_contract": TEXT,
+    "to_contract": st.none() | TEXT,
+    "rule": TEXT,
+    "evidence": TEXT,
+    "policy": ROLL_POLICY,
+    "close_ns": st.none() | INT64,
+}
 
 
 @st.composite
@@ -260,6 +283,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "contracts": many(CONTRACTS),
         "feed_start_ns": INT64,
         "models": many(MODELS),
+        "mappings": many(CONTRACTS),
     },
     "StateCarried": {
         "previous_session": st.none() | TEXT,
@@ -281,6 +305,9 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "memories": many(MEMORIES),
         "percentiles": many(PERCENTILES),
         "contracts": many(CONTRACTS),
+        "rolls": many(build(events.RollDue, **ROLL_DUE)),
+        "volumes": many(VOLUMES),
+        "seams": many(SEAMS),
         "resume_ts_event": st.none() | INT64,
         "resume_records": TEXT,
     },
@@ -367,6 +394,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "rule": TEXT,
         "pnl": st.none() | MONEY,
     },
+    "RollDue": ROLL_DUE,
     "ContractRolled": {
         "root": TEXT,
         "from_contract": TEXT,
