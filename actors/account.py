@@ -21,14 +21,17 @@ from domain.events import (
     Event,
     FeedStatusChanged,
     HistoryLoaded,
+    MarketStatusChanged,
     OrderRequested,
     RollDue,
+    RootStatusChanged,
     SessionOpened,
     SessionReconciled,
     SessionStopped,
     StateCarried,
     SymbolMapped,
 )
+from domain.features import required_inputs
 from domain.instruments import TradedRoot
 from domain.orders import Intent, Order, Side, signal_id
 from domain.risk import EntryQuestion, RiskState, Switches
@@ -53,6 +56,9 @@ class Account:
         self.switches = Switches()
         self.is_feed_live = False
         self.feed_down_ns: Nanos | None = None
+        self.stale: dict[str, tuple[Nanos, str]] = {}
+        """Roots whose market cannot be seen: since when, and why."""
+        self.is_market_silent = False
         self.are_entries_open = True
         self.tripped = ""
         """The rule that has ended this session's entries, or empty."""
@@ -97,6 +103,12 @@ class Account:
                 self.feed_down_ns = None if self.is_feed_live else self.feed_down_ns or self.now
                 if status == "gap":
                     self._lose_sight()
+            case RootStatusChanged() as changed:
+                self.stale.pop(changed.root, None)
+                if changed.status == "stale":
+                    self.stale[changed.root] = (self.now, changed.reason)
+            case MarketStatusChanged(status=status):
+                self.is_market_silent = status == "market_silent"
             case EntriesClosed():
                 self.are_entries_open = False
             case EntriesOpened():
@@ -139,6 +151,22 @@ class Account:
             raise OurError("the session has not been opened")
         return self.opened
 
+    def unwatched(self, root: str) -> tuple[Nanos, str] | None:
+        """Since when, and why, the market of what is held in `root` cannot be seen; None when it can."""
+        blind = [] if self.feed_down_ns is None else [(self.feed_down_ns, "the feed is not live")]
+        if root in self.stale:
+            blind.append(self.stale[root])
+        return min(blind, default=None)
+
+    def stale_input(self, root: str) -> str:
+        """The first stale root that a decision on `root` reads, with its reason; empty when there is none."""
+        if not self.stale:
+            return ""
+        model = next((model for model in self.session.models if model.root == root and not model.refusal), None)
+        inputs = required_inputs(model.features, model.feature_set) if model is not None else ()
+        reads = [root, *(need.root for need in inputs if need.root is not None)]
+        return next((f"{read} is stale: {self.stale[read][1]}" for read in reads if read in self.stale), "")
+
     def may_be_working(self, root: str) -> bool:
         """A limit entry, or the legs of one: an exit that left it there would be followed by a position."""
         entries = (order for order in self.outbox.of_root(root) if order.intent == "entry" and order.attempt)
@@ -161,6 +189,7 @@ class Account:
             last_trade_session=self.last_trade_sessions.get(request.contract),
             to_roll_close_ns=None if closes is None else closes - now,
             reverses=self.is_reversal(request),
+            stale=self.stale_input(request.root),
         )
 
     def is_reversal(self, request: OrderRequested) -> bool:
@@ -190,6 +219,7 @@ class Account:
             unreconciled_days=self._unreconciled_days(),
             margin_usd=sum((margin for margin in margins if margin is not None), Decimal(0)),
             entries_last_hour=self.outbox.entries_last_hour(self.now),
+            is_market_silent=self.is_market_silent,
         )
 
     def _unreconciled_days(self) -> int:
@@ -208,6 +238,8 @@ class Account:
             and self.are_entries_open
             and not self.is_stopping
             and self.is_feed_live
+            and not self.is_market_silent
+            and not self.stale_input(order.root)
             and self.outbox.breaker == "closed"
             and not self.tripped
             and order.root not in self.holdings.positions

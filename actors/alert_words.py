@@ -26,14 +26,18 @@ from domain.events import (
     ExitOverdue,
     FeedStatusChanged,
     FillAssumed,
+    MarketStatusChanged,
     OrderAccepted,
     OrderAmbiguous,
     OrderExpired,
     OrderRejected,
     OrderRequested,
     PositionResolved,
+    PositionUnwatched,
     RiskTripped,
     RollDue,
+    RootReset,
+    RootStatusChanged,
     SafeStopRequested,
     SessionClosed,
     SessionReconciled,
@@ -254,6 +258,36 @@ def _feed(teller: Teller, event: FeedStatusChanged) -> Alert | None:
     return teller.trouble("feed", "warning", f"feed {event.status} ({event.reason}): {means}")
 
 
+def _root_status(teller: Teller, event: RootStatusChanged) -> Alert | None:
+    key = f"root {event.root}"
+    if event.status == "live":
+        return teller.over(key, f"{event.root} is live again")
+    return teller.trouble(key, "warning", f"{event.root} is stale ({event.reason}): nothing that reads it is entered")
+
+
+def _market_status(teller: Teller, event: MarketStatusChanged) -> Alert | None:
+    if event.status == "trading":
+        return teller.over("market", "the market trades again")
+    text = f"no trade in any root since {iso_utc(event.since)}: no entries until the next one; perhaps a halt"
+    return teller.trouble("market", "warning", text)
+
+
+def _reset(teller: Teller, event: RootReset) -> Alert:
+    text = f"{event.root}: bars begun before {iso_utc(event.since)} are not whole ({event.reason})"
+    does = "No entries that read it until it has the bars it needs again; positions and exits stay"
+    return Alert("warning", "RootReset", f"{text}. {does}")
+
+
+def _unwatched(teller: Teller, event: PositionUnwatched) -> Alert:
+    text = f"{event.quantity:+d} {event.contract} is held and its market not seen since {iso_utc(event.since)}"
+    risk = None if teller.tally.opened is None else teller.tally.opened.risk
+    limit = None if risk is None else risk.stale_flatten_s
+    ends = "nothing closes it before the auto-close" if limit is None else f"it is closed after {limit} s of that"
+    return Alert(
+        "critical", f"PositionUnwatched {event.root}", f"{text} ({event.reason}): its stop stands still; {ends}"
+    )
+
+
 def _crashed(teller: Teller, event: ActorCrashed) -> Alert:
     return Alert("warning", f"actor {event.actor}", f"actor {event.actor} crashed at seq {event.at_seq}: {event.error}")
 
@@ -328,6 +362,10 @@ TOLD: Mapping[str, Callable[[Teller, Any], Alert | None]] = {
     "RollDue": _roll_due,
     "ContractRolled": _rolled,
     "FeedStatusChanged": _feed,
+    "RootStatusChanged": _root_status,
+    "MarketStatusChanged": _market_status,
+    "RootReset": _reset,
+    "PositionUnwatched": _unwatched,
     "ActorCrashed": _crashed,
     "ActorRestarted": _restarted,
     "EntriesClosed": _entries_closed,

@@ -4,6 +4,7 @@ Columnar: a batch is folded per contract with numpy, never per trade. A minute c
 when the watermark passes its end; a trade for a closed minute is a `LateTrade`, never an
 edit. Hours cut on the session's grid, days are the exchange session; both are folds of
 minutes. An empty minute makes no slice, but the end of an hour or session still does.
+What has stopped trading is said before the slice that shows it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from domain.errors import OurError
 from domain.events import (
     ClockTicked,
     Event,
+    FeedStatusChanged,
     LateTrade,
+    RootReset,
     SessionOpened,
     SliceClosed,
     StateCarried,
@@ -25,6 +28,7 @@ from domain.events import (
     TradesReceived,
 )
 from domain.market import TradeArray
+from domain.market_watch import MarketWatch
 from domain.sessions import Session, SessionHours, hour_end
 from domain.units import HOUR, MINUTE, Nanos, Price, floor_to
 
@@ -47,10 +51,21 @@ class BarAggregator:
     """Implements `domain.ports.Machine`."""
 
     name = "bars"
-    kinds = frozenset({"SessionOpened", "StateCarried", "SymbolMapped", "TradesReceived", "ClockTicked"})
+    kinds = frozenset(
+        {
+            "SessionOpened",
+            "StateCarried",
+            "SymbolMapped",
+            "FeedStatusChanged",
+            "RootReset",
+            "TradesReceived",
+            "ClockTicked",
+        }
+    )
 
     def __init__(self) -> None:
         self._session: Session | None = None
+        self._watch: MarketWatch | None = None
         self._contracts: dict[int, SymbolMapped] = {}
         self._ids = np.zeros(0, np.uint32)
         self._minutes: dict[tuple[Nanos, str], Bar] = {}
@@ -61,14 +76,18 @@ class BarAggregator:
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
         match envelope.payload:
             case TradesReceived(trades=trades):
-                return self._fold(trades)
-            case ClockTicked(watermark=watermark):
-                return self._close_until(watermark)
+                return (*self._watching().note_trades(Nanos(int(trades["ts_recv"][-1]))), *self._fold(trades))
+            case ClockTicked(ts=ts, watermark=watermark):
+                return (*self._close_until(watermark), *self._watching().look(ts))
+            case FeedStatusChanged(status=status):
+                self._watching().note_feed(is_live=status == "live", now=envelope.ts_ns)
             case SymbolMapped() as mapped:
                 self._contracts[mapped.instrument_id] = mapped
                 self._ids = np.array(sorted(self._contracts), np.uint32)
-            case SessionOpened(session=session):
-                self._session = session
+            case RootReset(root=root):
+                self._drop(root)
+            case SessionOpened(session=session) as opened:
+                self._session, self._watch = session, MarketWatch(opened)
             case StateCarried() as carried:
                 self._restore(carried)
             case _:
@@ -95,6 +114,12 @@ class BarAggregator:
         self._hours = {bar.contract: bar for bar in carried.open_hours}
         self._days = {bar.contract: bar for bar in carried.open_days}
         self._watermark = carried.watermark_ns
+
+    def _drop(self, root: str) -> None:
+        """What is open of `root` is not whole: begun anew, and whoever reads it knows since when."""
+        self._minutes = {key: bar for key, bar in self._minutes.items() if bar.root != root}
+        self._hours = {contract: bar for contract, bar in self._hours.items() if bar.root != root}
+        self._days = {contract: bar for contract, bar in self._days.items() if bar.root != root}
 
     def _fold(self, trades: TradeArray) -> tuple[LateTrade, ...]:
         minutes = trades["ts_recv"].astype(np.int64) // MINUTE
@@ -166,6 +191,11 @@ class BarAggregator:
         hours = self._opened().hours_of(root)
         return not hours.open_ns <= start < hours.close_ns
 
+    def _watching(self) -> MarketWatch:
+        if self._watch is None:
+            raise OurError("the market came before SessionOpened")
+        return self._watch
+
     def _opened(self) -> Session:
         if self._session is None:
             raise OurError("trades came before SessionOpened")
@@ -177,13 +207,14 @@ class BarAggregator:
         bars = (*self._minutes.values(), *self._hours.values(), *self._days.values())
         return [bar.ts_end for bar in bars]
 
-    def _close_until(self, watermark: Nanos) -> tuple[SliceClosed, ...]:
+    def _close_until(self, watermark: Nanos) -> list[Event]:
         self._watermark = max(self._watermark, floor_to(watermark, MINUTE))
-        slices = []
+        events: list[Event] = []
         # An hour that a closing minute opens may itself end inside the watermark: look again each time.
         while (ts := self.next_deadline()) is not None and ts <= self._watermark:
-            slices.append(self._close_at(ts))
-        return tuple(slices)
+            closed = self._close_at(ts)
+            events += (*self._watching().note_minutes(ts, closed.minutes), closed)
+        return events
 
     def _close_at(self, ts: Nanos) -> SliceClosed:
         minutes = [bar for bar in self._minutes.values() if bar.ts_end == ts]

@@ -22,7 +22,7 @@ from actors.strategy import adjusted_tables
 from domain.bars import Bar, BarTable, Timeframe
 from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
-from domain.events import ContractRolled, HistoryLoaded, SessionOpened, SliceClosed, StateCarried
+from domain.events import ContractRolled, HistoryLoaded, RootReset, SessionOpened, SliceClosed, StateCarried
 from domain.history import MAX_DAYS, MAX_HOURS
 from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
@@ -41,11 +41,13 @@ class Inheritance:
 
 
 class _HistoryFold:
-    """A file's own history plus the hour and day bars that closed in it."""
+    """A file's own history plus the hour and day bars that closed in it, as far as they are whole."""
 
     def __init__(self) -> None:
         self.history = HistoryLoaded(tables=())
         self.rolls: list[ContractRolled] = []
+        self.resets: dict[str, RootReset] = {}
+        """By root, of earlier segments too: bars that start before are not handed on."""
         self._closed: dict[tuple[str, Timeframe, str], list[Bar]] = {}
         self._active: dict[str, str] = {}
         self._closes: dict[str, Nanos] = {}
@@ -59,15 +61,29 @@ class _HistoryFold:
                 self.history = history
             case ContractRolled() as rolled:
                 self.rolls.append(rolled)
+            case StateCarried(resets=resets):
+                self.resets |= {reset.root: reset for reset in resets}
+            case RootReset() as reset:
+                self._forget(reset)
             case SliceClosed(hours=hours, days=days):
                 # Trades after a root's close make a bar too, but no exchange session.
                 sessions = [bar for bar in days if bar.ts_end == self._closes.get(bar.root)]
                 for timeframe, bars in (("1h", hours), ("1d", sessions)):
                     for bar in bars:
-                        if self._active.get(bar.root) == bar.contract:
+                        if self._active.get(bar.root) == bar.contract and self._is_whole(bar):
                             self._closed.setdefault((bar.root, timeframe, bar.contract), []).append(bar)  # type: ignore[arg-type]
             case _:
                 pass
+
+    def _forget(self, reset: RootReset) -> None:
+        self.resets[reset.root] = reset
+        tables = tuple(table for table in self.history.tables if table.root != reset.root)
+        self.history = attrs.evolve(self.history, tables=tables)
+        self._closed = {key: bars for key, bars in self._closed.items() if key[0] != reset.root}
+
+    def _is_whole(self, bar: Bar) -> bool:
+        reset = self.resets.get(bar.root)
+        return reset is None or bar.ts_start >= reset.since
 
     def result(self) -> HistoryLoaded:
         """The history of the next file: older bars shifted over this file's rolls, then this file's."""
@@ -106,7 +122,13 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
     carried = _state(opened, head, machines, memory, file_sha256)
     return Inheritance(
         opened=opened,
-        carried=attrs.evolve(carried, rolls=rolls.rolls, volumes=rolls.volumes, seams=rolls.seams),
+        carried=attrs.evolve(
+            carried,
+            rolls=rolls.rolls,
+            volumes=rolls.volumes,
+            seams=rolls.seams,
+            resets=tuple(history.resets.values()) if file_sha256 is None else (),
+        ),
         history=history.result(),
     )
 

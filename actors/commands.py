@@ -167,11 +167,23 @@ def stop(is_flatten: bool, yes: bool, directory: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @_at
 def status(as_json: bool, directory: Path) -> None:
-    """How the running program stands: feed, switches, positions, orders, limits."""
+    """How the running program stands: feed, switches, positions, orders, limits. Without one, how it stood last."""
     from adapters.operator_socket import ask
+    from adapters.status_file import read_status
+    from domain.errors import OperatorError
 
-    answer = ask(directory, {"command": "status"}, timeout_s=ANSWER_S)["status"]
+    exit_code = 0
+    try:
+        answer = ask(directory, {"command": "status"}, timeout_s=ANSWER_S)["status"]
+    except OperatorError as error:
+        left = read_status(directory)
+        if left is None:
+            raise
+        answer, exit_code = left, error.exit_code
+        how = "left in order" if not left["running"] else f"written by process {left['pid']}, which does not answer"
+        click.echo(f"{error.what}; as it stood at {left['written']}, {how}:", err=True)
     click.echo(json.dumps(answer) if as_json else "\n".join(_status_words(answer)))
+    sys.exit(exit_code)
 
 
 @click.command()
@@ -279,17 +291,18 @@ def _zone(name: str) -> Any:
 
 def _status_words(found: Mapping[str, Any]) -> list[str]:
     feed, switches, limiter = found["feed"], found["switches"], found["limiter"]
-    process = found["process"]
+    process = found.get("process")
+    running = "" if process is None else f", up {process['uptime_s']:.0f} s, {process['backlog']} events not on disk"
     is_on = "enabled" if switches["enabled"] else "NOT ENABLED"
     disabled = f", not {', '.join(switches['disabled_roots'])}" if switches["disabled_roots"] else ""
     blocked = ", ".join(found["entries_blocked_by"])
     why = f" ({feed['reason']})" if feed["reason"] else ""
     lines = [
         f"session    {found['session']} segment {found['segment']}, {found['mode']}, account {found['account']}",
-        f"time       {found['time']} ({found['clock']}), seq {found['seq']}, up {process['uptime_s']:.0f} s,"
-        f" {process['backlog']} events not on disk",
+        f"time       {found['time']} ({found['clock']}), seq {found['seq']}{running}",
         f"feed       {feed['status']}{why}; last record {feed['last_record']}, bar {feed['last_bar']},"
         f" decision {feed['last_decision']}",
+        *(f"stale      {root}: {why}; nothing that reads it is entered" for root, why in feed["stale_roots"].items()),
         f"entries    {f'kept away: {blocked}' if blocked else 'allowed'}",
         f"switches   {is_on}{disabled}; {'HALTED' if switches['halted'] else 'not halted'}; kill {switches['kill']}",
         f"breaker    {found['breaker']}; limit reached: {found['tripped'] or 'none'}",

@@ -29,6 +29,7 @@ from domain.events import (
     OrderRequested,
     Outcome,
     PositionResolved,
+    PositionUnwatched,
     ProbeAnswered,
     RiskDecided,
     RiskTripped,
@@ -48,6 +49,8 @@ from domain.units import SECOND, Nanos, Price
 
 NO_TRADE_LIMIT = Nanos(600 * SECOND)
 """An accepted market order without a trade of its contract for this long is assumed filled at the last close."""
+UNWATCHED_AFTER = Nanos(30 * SECOND)
+"""What is held in a market that has not been seen for this long is told to the operator."""
 CLOSE_AGAIN = Nanos(300 * SECOND)
 """A close of our own that came to nothing is asked for again after this long."""
 
@@ -64,6 +67,8 @@ class Execution:
             "RollDue",
             "SymbolMapped",
             "FeedStatusChanged",
+            "RootStatusChanged",
+            "MarketStatusChanged",
             "TradesReceived",
             "SliceClosed",
             "ClockTicked",
@@ -88,6 +93,8 @@ class Execution:
         self.account = Account()
         self._asked_to_close: dict[str, Nanos] = {}
         """When a close of our own was last asked for, by root."""
+        self._told_unwatched: dict[str, Nanos] = {}
+        """By root: the beginning of the blindness that was last told."""
 
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
         self.account.now = now = envelope.ts_ns
@@ -226,6 +233,9 @@ class Execution:
         for root in self.account.holdings.positions:
             for due, _ in self._closes_due(root):
                 yield max(due, self._may_ask_ns(root))
+            since = self._untold_since(root)
+            if since is not None:
+                yield Nanos(since + UNWATCHED_AFTER)
 
     def _cancel_ns(self, order: Order) -> Nanos | None:
         if order.order_type != "limit" or order.accepted_ns is None:
@@ -242,6 +252,7 @@ class Execution:
                 events += self._end_waiting(order, ts)
         events += self.account.outbox.on_clock(ts)
         for root in sorted(self.account.holdings.positions):
+            events += self._tell_unwatched(root, ts)
             reason = next((reason for due, reason in self._closes_due(root) if ts >= due), None)
             if reason is not None and ts >= self._may_ask_ns(root):
                 events += self._close(root, reason)
@@ -274,10 +285,28 @@ class Execution:
         risk, held = self.account.session.risk, self.account.holdings.positions[root]
         if held.is_unknown and risk.unknown_policy == "flat":
             yield Nanos(held.opened_ns + risk.unknown_flat_after_s * SECOND), "unknown"
-        if risk.stale_flatten_s is not None and self.account.feed_down_ns is not None:
-            yield Nanos(self.account.feed_down_ns + risk.stale_flatten_s * SECOND), "stale_feed"
+        unwatched = self.account.unwatched(root)
+        if risk.stale_flatten_s is not None and unwatched is not None:
+            yield Nanos(unwatched[0] + risk.stale_flatten_s * SECOND), "stale_feed"
         if self.account.tripped and risk.daily_loss_action == "flatten":
             yield self.account.now, self.account.tripped
+
+    def _untold_since(self, root: str) -> Nanos | None:
+        """Since when a held root is not watched, while that has not been told."""
+        unwatched = self.account.unwatched(root)
+        return None if unwatched is None or self._told_unwatched.get(root) == unwatched[0] else unwatched[0]
+
+    def _tell_unwatched(self, root: str, ts: Nanos) -> list[Event]:
+        unwatched, since = self.account.unwatched(root), self._untold_since(root)
+        if unwatched is None or since is None or ts < since + UNWATCHED_AFTER:
+            return []
+        self._told_unwatched[root] = since
+        held = self.account.holdings.positions[root]
+        return [
+            PositionUnwatched(
+                root=root, contract=held.contract, quantity=held.quantity, since=since, reason=unwatched[1]
+            )
+        ]
 
     def _may_ask_ns(self, root: str) -> Nanos:
         """When a close of the position in `root` may be asked for, if it was asked for before."""

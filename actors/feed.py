@@ -7,7 +7,10 @@ point is what the journal holds (`FeedMemory`), never what was seen.
 
 In simulated time (`clock: feed`) the feed is also the clock, and publishes the next thing
 only when nothing is owed and nothing is in flight. In real time it publishes as minutes
-pass and moves the watermark up to which minutes may close.
+pass and moves the watermark up to which minutes may close (`FeedTime`).
+
+What it cannot get is said: the whole feed's status, a root that is not mapped, and for each
+root whose bars lack records a `RootReset`.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from __future__ import annotations
 import random
 import re
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -26,12 +30,15 @@ from actors.actor import Report, Start, SupervisedActor
 from actors.clock import RealTimeClock, due_at
 from actors.faults import Faults
 from actors.feed_memory import FeedMemory, ReplayFilter
+from actors.feed_time import FeedTime
 from actors.sequencer import Sequencer
 from domain.errors import OperatorError, OurError
 from domain.events import (
     ClockTicked,
     Event,
     FeedStatusChanged,
+    RootReset,
+    RootStatusChanged,
     SessionOpened,
     SymbolMapped,
     TradesReceived,
@@ -62,6 +69,8 @@ FRESH_LAG = Nanos(3 * SECOND)
 """A feed whose last record is no older than this is not behind."""
 STRANGERS_LIMIT = 100_000
 """Records of unknown ids that are kept, the last ones."""
+MAPPING_PATIENCE_S = 10.0
+"""A contract that is not mapped by then does without; every other root goes on."""
 TAKE_TIMEOUT_S = 0.1
 BACKOFF_FIRST_S = 0.2
 BACKOFF_CAP_S = 30.0
@@ -125,7 +134,15 @@ class FeedActor(SupervisedActor):
         """Ids that the feed has named as something else, such as the spreads of a parent symbol."""
         self._is_replaying = False
         self._exhausted_ns: Nanos | None = None
-        self._heartbeat_ns = Nanos(0)
+        self._time = FeedTime()
+        self._connected_s = 0.0
+        self._mapped_ns = Nanos(0)
+        """The gateway's time of the last mapping."""
+        self._lost_after: Nanos | None = None
+        """Records after this moment are lost, and the next connection says until when."""
+        self._newest: Nanos | None = None
+        """Stamp of the last record of this look at the connection."""
+        self._is_flushing = False
         self._failures = 0
         self._is_finished = False
 
@@ -160,13 +177,14 @@ class FeedActor(SupervisedActor):
         self._strangers = empty_trades()
         self._unmapped = {raw for raw, contract in self._contracts.items() if contract.rank == 0}
         self._exhausted_ns = None
-        self._heartbeat_ns = Nanos(0)
+        self._time.connect()
+        self._connected_s = time.monotonic()
         start_ns = self._opened.feed_start_ns if start is None else start
         if self._clock is not None and with_replay and start_ns < (oldest := Nanos(self._now() - REPLAY_WINDOW)):
+            reason = "the last record is older than the vendor's replay"
             # After a weekend too, but then nothing has traded since.
-            if oldest > self._opened.session.open_ns:
-                reason = "the last record is older than the vendor's replay"
-                self._publish(FeedStatusChanged(status="gap", reason=reason))
+            if resets := self._resets(start_ns, oldest, reason):
+                self._publish(FeedStatusChanged(status="gap", reason=reason), *resets)
             start_ns = oldest
         self._filter = ReplayFilter(self._memory.overlap() if with_replay else empty_trades(), start_ns)
         self._is_replaying = with_replay
@@ -193,6 +211,7 @@ class FeedActor(SupervisedActor):
         if ended.is_aged_out:
             # Backfill needs the vendor's history; until then the gap is on record and bars miss it.
             self._publish(FeedStatusChanged(status="gap", reason=ended.reason))
+            self._lost_after = self._memory.ts_event or self._opened.feed_start_ns
         elif self._memory.status in ("live", "stale"):
             self._publish(FeedStatusChanged(status="reconnecting", reason=ended.reason))
         log.warning("the feed's connection ended", reason=ended.reason, failures=self._failures)
@@ -205,8 +224,10 @@ class FeedActor(SupervisedActor):
         if self._connection is None:
             raise OurError("the feed was pumped without a connection")
         ended = None
+        self._newest = None
         for item in self._connection.take(TAKE_TIMEOUT_S):
             ended = self._take(item) or ended
+        self._do_without_unmapped()
         if self._clock is None:
             self._drain_simulated()
         else:
@@ -224,14 +245,15 @@ class FeedActor(SupervisedActor):
                 self._give_up(reason)
             case ReplayCompleted():
                 self._check_seam()
-                self._is_replaying = False
+                self._is_replaying, self._newest = False, None
                 self._go_live()
             case DataExhausted(ts=ts):
                 self._exhausted_ns = ts
             case Heartbeat(ts=ts):
                 # During a replay the gateway's clock is ahead of what it still has to send.
-                self._heartbeat_ns = self._heartbeat_ns if self._is_replaying else ts
                 self._failures = 0
+                if not self._is_replaying:
+                    self._time.beat(ts, Nanos(time.monotonic_ns()))
             case SlowReader(reason=reason):
                 # In simulated time the market waits for us: being behind is how it should be.
                 if self._clock is not None and self._memory.status == "live":
@@ -246,24 +268,21 @@ class FeedActor(SupervisedActor):
         """The vendor says that a replay is complete; what we have and it left out says otherwise."""
         if missing := self._filter.finish(self._memory.ids):
             reason = f"the replay left out {missing} records that are on file: others may be missing too"
-            self._publish(FeedStatusChanged(status="gap", reason=reason))
+            resets = self._resets(self._filter.start_ns, self._mapped_ns, reason)
+            self._publish(FeedStatusChanged(status="gap", reason=reason), *resets)
 
     def _hold(self, fresh: TradeArray) -> None:
         """Keep records, in the order of arrival, until their batch is complete."""
         if self._foreign:
             fresh = fresh[~np.isin(fresh["instrument_id"], sorted(self._foreign))]
-        if len(fresh):
-            # A gateway that accepts, says hello and ends is not better than one that refuses: only news are progress.
-            self._failures = 0
-            self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
-
-    def _give_up(self, reason: str) -> None:
-        """A contract that the gateway does not know must not keep the others from being published."""
-        unknown = self._unmapped & set(re.findall(r"\w+", reason))
-        log.error("the gateway does not know a symbol: nothing of it will come", reason=reason)
-        self._unmapped -= unknown
-        if unknown:
-            self._go_live()
+        if not len(fresh):
+            return
+        # A gateway that accepts, says hello and ends is not better than one that refuses: only news are progress.
+        self._failures = 0
+        if self._clock is not None:
+            self._time.traded(fresh, Nanos(time.monotonic_ns()))
+            self._newest = Nanos(int(fresh["ts_recv"][-1]))
+        self._held = np.concatenate((self._held, fresh)) if len(self._held) else fresh
 
     def _map(self, mapped: Mapped) -> None:
         contract = self._contracts.get(mapped.raw_symbol)
@@ -271,32 +290,97 @@ class FeedActor(SupervisedActor):
             self._foreign.add(mapped.instrument_id)
             self._strangers = self._strangers[self._strangers["instrument_id"] != mapped.instrument_id]
             return
+        self._mapped_ns = mapped.ts
         self._foreign.discard(mapped.instrument_id)
         self._unmapped.discard(mapped.raw_symbol)
         known = self._memory.mapped.get(mapped.raw_symbol)
         if known is None or known.instrument_id != mapped.instrument_id:
-            self._publish(_symbol_mapped(contract, mapped))
+            self._publish_mapping(_symbol_mapped(contract, mapped), known, mapped.ts)
             is_ours = self._strangers["instrument_id"] == mapped.instrument_id
             # They came before everything that is held now.
             self._held = np.concatenate((self._strangers[is_ours], self._held))
             self._strangers = self._strangers[~is_ours]
+        if contract.rank == 0 and contract.root in self._memory.unmapped_roots:
+            self._publish(RootStatusChanged(root=contract.root, status="live", reason=""))
         if not self._unmapped:
             self._go_live()
+
+    def _publish_mapping(self, mapped: SymbolMapped, known: SymbolMapped | None, ts: Nanos) -> None:
+        """A contract that is another instrument from now on: its bars until then are another's."""
+        if known is None or mapped.rank != 0:
+            self._publish(mapped)
+            return
+        self._flush()
+        since = self._sequencer.now_ns if self._clock is None else max(self._now(), ts)
+        reason = f"{mapped.contract} is instrument {mapped.instrument_id}, was {known.instrument_id}"
+        self._publish(mapped, RootReset(root=mapped.root, since=since, reason=reason))
+
+    def _flush(self) -> None:
+        """Publish what has come before a mapping changes, whether its batch is complete or not."""
+        if self._clock is None:
+            self._is_flushing = True
+            self._drain_simulated()
+            self._is_flushing = False
+        else:
+            self._drain_real(self._clock)
+            while len(self._held):
+                first = Nanos(int(self._held["ts_recv"][0]))
+                self._publish_held(self._count_before(Nanos(floor_to(first, MINUTE) + MINUTE)))
+
+    def _do_without_unmapped(self) -> None:
+        """A root whose contract the gateway does not map is stale; the others must not wait for it."""
+        fronts = {raw for raw, contract in self._contracts.items() if contract.rank == 0}
+        if not self._unmapped or self._unmapped == fronts:
+            return
+        if self._clock is None:
+            is_over = len(self._held) > 0 or self._exhausted_ns is not None
+        else:
+            is_over = time.monotonic() - self._connected_s > MAPPING_PATIENCE_S
+        if is_over:
+            self._do_without(self._unmapped, "is not mapped by the gateway")
+
+    def _give_up(self, reason: str) -> None:
+        """The gateway says that it does not know a symbol."""
+        log.error("the gateway does not know a symbol: nothing of it will come", reason=reason)
+        if unknown := self._unmapped & set(re.findall(r"\w+", reason)):
+            self._do_without(unknown, "is not known to the gateway")
+
+    def _do_without(self, missing: set[str], why: str) -> None:
+        self._unmapped = self._unmapped - missing
+        for raw in sorted(missing):
+            root = self._contracts[raw].root
+            if root not in self._memory.unmapped_roots:
+                self._publish(RootStatusChanged(root=root, status="stale", reason=f"{raw} {why}"))
+        self._go_live()
+
+    def _resets(self, before: Nanos, since: Nanos, reason: str) -> list[RootReset]:
+        """Of each root that was open at some time between the last record and the first one after it."""
+        roots = sorted({contract.root for contract in self._contracts.values() if contract.rank == 0})
+        hours = [self._opened.session.hours_of(root) for root in roots]
+        return [
+            RootReset(root=of_root.root, since=since, reason=reason)
+            for of_root in hours
+            if of_root.open_ns < since and before < of_root.close_ns
+        ]
 
     def _go_live(self) -> None:
         """Entries are allowed once every symbol is mapped and, in real time, the replay is done."""
         if self._unmapped or (self._is_replaying and self._clock is not None) or self._memory.status == "live":
             return
-        self._publish(FeedStatusChanged(status="live", reason="subscribed"))
+        resets: list[RootReset] = []
+        if self._lost_after is not None:
+            resets = self._resets(self._lost_after, self._mapped_ns, "records since the last one are lost")
+            self._lost_after = None
+        self._publish(*resets, FeedStatusChanged(status="live", reason="subscribed"))
 
     # ------------------------------------------------------------- publishing
 
-    def _publish(self, event: Event, ts: Nanos | None = None) -> None:
+    def _publish(self, *events: Event, ts: Nanos | None = None) -> None:
         self.at_seq = self._sequencer.seq + 1
         self._faults.pause()
         self._faults.reach("feed", self.at_seq, "before")
         self._faults.reach("feed", self.at_seq, "handled")
-        self._sequencer.publish(event, source="feed", ts=ts if self._clock is None else None)
+        self._sequencer.publish(*events, source="feed", ts=ts if self._clock is None else None)
         self._faults.reach("feed", self.at_seq, "published")
 
     def _publish_held(self, count: int) -> None:
@@ -347,7 +431,8 @@ class FeedActor(SupervisedActor):
             return self._end_simulated(horizon)
         limit = min(floor_to(first, MINUTE) + MINUTE, self._end_ns, due or self._end_ns)
         before = self._count_before(Nanos(limit))
-        if before < len(self._held) or before == FRAME_LIMIT or self._exhausted_ns is not None:
+        is_last = self._exhausted_ns is not None or self._is_flushing
+        if before < len(self._held) or before == FRAME_LIMIT or is_last:
             self._publish_held(before)
             return True
         return False
@@ -372,17 +457,19 @@ class FeedActor(SupervisedActor):
     def _drain_real(self, clock: RealTimeClock) -> None:
         """Publish the minutes that are complete and move the watermark past them.
 
-        A minute is complete when a record or a heartbeat of a later one has come: by the feed's own
-        time, so that neither a wrong clock of ours nor a stalled line cuts a bar short.
+        Complete by the feed's own time, so that neither a wrong clock of ours nor a stalled line cuts a bar short.
         """
         if self._unmapped:
             return
         self._refuse_past_data()
         now, end = self._now(), self._opened.session.end_ns
-        self._recover_from_stale(now)
-        seen = self._seen_ns()
+        self._watch_lag(now)
+        is_running = self._memory.status == "live" and not self._is_replaying
+        seen = self._time.complete_until(Nanos(time.monotonic_ns())) if is_running else self._time.seen
         if self._memory.status != "live" and now >= end + DEAD_FEED_GRACE:
-            self._publish(FeedStatusChanged(status="gap", reason="the session ended while the feed was down"))
+            reason = "the session ended while the feed was down"
+            resets = self._resets(self._memory.ts_event or self._opened.feed_start_ns, end, reason)
+            self._publish(FeedStatusChanged(status="gap", reason=reason), *resets)
             seen = end
         watermark = min(floor_to(seen, MINUTE), end)
         while len(self._held):
@@ -400,17 +487,17 @@ class FeedActor(SupervisedActor):
         elif self._exhausted_ns is not None and not len(self._held):
             self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
 
-    def _seen_ns(self) -> Nanos:
-        """The feed's own time: its last record's or its last heartbeat's, whichever is later."""
-        last = int(self._held["ts_recv"][-1]) if len(self._held) else 0
-        return Nanos(max(last, self._heartbeat_ns))
-
-    def _recover_from_stale(self, now: Nanos) -> None:
-        """`stale` ends once what arrives is recent again."""
-        seen = self._seen_ns()
-        is_settled = not self._is_replaying and not self._unmapped
-        if self._memory.status == "stale" and is_settled and now - seen < FRESH_LAG:
+    def _watch_lag(self, now: Nanos) -> None:
+        """`stale` is a feed whose records come late by our clock, until what arrives is recent again."""
+        if self._is_replaying or self._unmapped:
+            return
+        if self._memory.status == "stale" and now - self._time.seen < FRESH_LAG:
             self._publish(FeedStatusChanged(status="live", reason="caught up"))
+        elif self._memory.status == "live" and self._newest is not None:
+            lag = now - self._newest
+            if lag > self._opened.risk.feed_lag_s * SECOND:
+                reason = f"records come {lag / SECOND:.0f} s late by our clock"
+                self._publish(FeedStatusChanged(status="stale", reason=reason))
 
     def _refuse_past_data(self) -> None:
         is_first = self._memory.ts_event is None

@@ -14,7 +14,14 @@ from collections.abc import Collection
 import numpy as np
 
 from domain.envelope import Envelope
-from domain.events import ClockTicked, FeedStatusChanged, StateCarried, SymbolMapped, TradesReceived
+from domain.events import (
+    ClockTicked,
+    FeedStatusChanged,
+    RootStatusChanged,
+    StateCarried,
+    SymbolMapped,
+    TradesReceived,
+)
 from domain.market import TradeArray, empty_trades, last_event_time, trades_from_bytes
 from domain.units import SECOND, Nanos
 
@@ -34,6 +41,8 @@ class FeedMemory:
         self.last_tick = Nanos(0)
         self.watermark = Nanos(0)
         self.status: str = "reconnecting"
+        self.unmapped_roots: set[str] = set()
+        """Roots that the feed goes on without."""
         self.has_records = False
         self._tail: deque[tuple[Nanos, TradeArray]] = deque()
         """The last batches, each with its largest ts_event."""
@@ -51,6 +60,8 @@ class FeedMemory:
                 self.ids.add(mapped.instrument_id)
             case FeedStatusChanged(status=status):
                 self.status = status
+            case RootStatusChanged(root=root, status=status) if envelope.source == "feed":
+                (self.unmapped_roots.add if status == "stale" else self.unmapped_roots.discard)(root)
             case StateCarried(resume_ts_event=ts_event, resume_records=records, watermark_ns=watermark):
                 self.watermark = watermark
                 if ts_event is not None:
@@ -87,7 +98,7 @@ class ReplayFilter:
 
     def __init__(self, journaled: TradeArray, start_ns: Nanos) -> None:
         self._expected = Counter(record.tobytes() for record in journaled)
-        self._start_ns = start_ns
+        self.start_ns = start_ns
 
     def drop_known(self, trades: TradeArray) -> TradeArray:
         """`trades` without what is expected as a repetition."""
@@ -110,5 +121,5 @@ class ReplayFilter:
         """
         left = trades_from_bytes(b"".join(self._expected.elements()))
         self._expected.clear()
-        has_stamp = (left["ts_event"] >= self._start_ns) & (left["ts_event"] <= left["ts_recv"])
+        has_stamp = (left["ts_event"] >= self.start_ns) & (left["ts_event"] <= left["ts_recv"])
         return int(np.count_nonzero(has_stamp & np.isin(left["instrument_id"], sorted(subscribed))))

@@ -21,6 +21,7 @@ from actors.clock import RealTimeClock
 from actors.faults import Faults
 from actors.feed import FeedActor, FeedFinished
 from actors.feed_memory import FeedMemory
+from actors.heartbeat import Heartbeat
 from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener
@@ -65,6 +66,7 @@ class LiveParts:
     now: Callable[[], Nanos]
     faults: Faults
     alerts: Alerts | None = None
+    heartbeat: Heartbeat | None = None
     desk: OperatorDesk = attrs.Factory(lambda: OperatorDesk(stop=lambda: None))
 
 
@@ -139,6 +141,8 @@ class SessionRun:
         self._http.start()
         try:
             self._open()
+            if self._parts.heartbeat is not None:
+                self._parts.heartbeat.attend(self._status)
             self._parts.desk.attend(self._sequencer, self._status, lambda: self._writer.backlog)
             while not self._ended.wait(0.2) and not self._stopping.is_set():
                 pass

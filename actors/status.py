@@ -24,6 +24,7 @@ from domain.events import (
     FeedStatusChanged,
     FillAssumed,
     FillConfirmed,
+    MarketStatusChanged,
     OrderAccepted,
     OrderAmbiguous,
     OrderExpired,
@@ -35,6 +36,7 @@ from domain.events import (
     PositionResolved,
     RiskDecided,
     RiskTripped,
+    RootStatusChanged,
     SessionOpened,
     SessionReconciled,
     SliceClosed,
@@ -55,8 +57,10 @@ from domain.outbox import (
 from domain.positions import Position, net_pnl
 from domain.risk import Switches
 from domain.sessions import iso_utc
-from domain.units import MINUTE, Nanos, Price, price_to_decimal
+from domain.units import MINUTE, SECOND, Nanos, Price, price_to_decimal
 
+OVERDUE = Nanos(90 * SECOND)
+"""A last record or bar older than this, in an open market, is told."""
 _CAUSED = 512
 """Events of the execution machine that are kept to be looked up by the command that caused them."""
 
@@ -102,6 +106,9 @@ class Status:
         self._unconfirmed: frozenset[str] = frozenset()
         self._unreconciled: tuple[str, ...] = ()
         self._feed: FeedStatusChanged | None = None
+        self._stale: dict[str, str] = {}
+        """By root: why."""
+        self._is_silent = False
         self._last_ns: dict[str, Nanos] = {}
         """Time of the last record, bar and decision."""
         self._last_price: dict[str, Price] = {}
@@ -118,6 +125,8 @@ class Status:
             "SliceClosed": self._mark,
             "SignalEvaluated": lambda _, signal: self._note("decision", signal.ts),
             "FeedStatusChanged": self._feed_changed,
+            "RootStatusChanged": self._root_changed,
+            "MarketStatusChanged": self._market_changed,
             "EntriesClosed": lambda *_: self._set_entries(False),
             "SafeStopRequested": lambda *_: self._set_entries(False),
             "EntriesOpened": lambda *_: self._set_entries(True),
@@ -182,6 +191,21 @@ class Status:
         with self._lock:
             return list(self._blocks())
 
+    def overdue(self, now: Nanos, since: Nanos) -> str:
+        """What has not come for 90 s although some root is open, in words; empty when all is well.
+
+        In real time only. `since`: when the process began to look.
+        """
+        with self._lock:
+            opened = self._opened
+            if opened is None or opened.clock != "system":
+                return ""
+            opens = [hours.open_ns for hours in opened.session.hours if hours.open_ns <= now < hours.close_ns]
+            if not opens:
+                return ""
+            ages = {what: now - max(self._last_ns.get(what, 0), since, min(opens)) for what in ("record", "bar")}
+        return ", ".join(f"no {what} for {age // SECOND} s" for what, age in ages.items() if age > OVERDUE)
+
     def snapshot(self) -> dict[str, Any]:
         """Everything, as one JSON object: prices are decimals in text, times ISO 8601 UTC, money USD in text."""
         with self._lock:
@@ -199,6 +223,8 @@ class Status:
                 "feed": {
                     "status": "none yet" if self._feed is None else self._feed.status,
                     "reason": "" if self._feed is None else self._feed.reason,
+                    "stale_roots": dict(sorted(self._stale.items())),
+                    "market_silent": self._is_silent,
                     **{f"last_{what}": _time(self._last_ns.get(what)) for what in ("record", "bar", "decision")},
                 },
                 "switches": {
@@ -236,6 +262,8 @@ class Status:
             yield "stopping"
         if self._feed is None or self._feed.status != "live":
             yield "the feed is not live"
+        if self._is_silent:
+            yield "market_silent"
         if self._breaker != "closed":
             yield f"breaker is {self._breaker}"
         if self._tripped:
@@ -303,6 +331,14 @@ class Status:
 
     def _feed_changed(self, _: Envelope, changed: FeedStatusChanged) -> None:
         self._feed = changed
+
+    def _root_changed(self, _: Envelope, changed: RootStatusChanged) -> None:
+        self._stale.pop(changed.root, None)
+        if changed.status == "stale":
+            self._stale[changed.root] = changed.reason
+
+    def _market_changed(self, _: Envelope, changed: MarketStatusChanged) -> None:
+        self._is_silent = changed.status == "market_silent"
 
     def _set_entries(self, are_open: bool) -> None:
         self._are_entries_open = are_open

@@ -42,6 +42,7 @@ class Strategy:
             "StateCarried",
             "ContractRolled",
             "RollDue",
+            "RootReset",
             "SliceClosed",
             "ClockTicked",
             "RiskDecided",

@@ -116,6 +116,9 @@ RISK_READERS: Mapping[str, Reader] = {
     "unknown_policy": partial(as_choice, choices=("flat", "hold")),
     "unknown_flat_after_s": _whole(15, 3_600),  # TradersPost keeps no order among signals closer than that
     "stale_flatten_s": _whole(30, 86_400),  # a reconnection takes up to half a minute
+    "feed_lag_s": _whole(5, 300),
+    "market_silent_s": _whole(30, 3_600),
+    "quiet_root_s": _whole(120, 7_200),
     "safestop_policy": partial(as_choice, choices=("hold", "flatten")),
     "reconcile_within_days": _whole(1, 30),
 }
@@ -152,7 +155,7 @@ class FeedSettings:
 
     gateway: str | None = None
     port: int | None = None
-    heartbeat_interval_s: int = 10
+    heartbeat_interval_s: int = 5
 
 
 @attrs.frozen(kw_only=True)
@@ -217,7 +220,7 @@ def read_feed(section: YamlMap) -> FeedSettings:
     return FeedSettings(
         gateway=gateway,
         port=as_whole(port_at, low=1, high=65_535) if port_at is not None else None,
-        heartbeat_interval_s=as_whole(heartbeat_at, low=5, high=10) if heartbeat_at is not None else 10,
+        heartbeat_interval_s=as_whole(heartbeat_at, low=5, high=10) if heartbeat_at is not None else 5,
     )
 
 

@@ -4,11 +4,11 @@ Events are facts in the past tense, immutable, with integer prices (1e-9) and UT
 nanoseconds. `@event` registers a class under its name with the version its payload
 has in the journal; a changed payload bumps the version and brings an upcaster.
 
-Who produces what: feed (market), bars (SliceClosed, LateTrade), roll
+Who produces what: feed (market), bars (SliceClosed, LateTrade, what has stopped trading), roll
 (RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
-(RiskDecided, RiskTripped, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker; requests of its own to
-flatten), execution.http (what an attempt or a probe came to), supervisor (crashes, restarts), session (opening and
-end), operator (commands, reconciliation).
+(RiskDecided, RiskTripped, PositionUnwatched, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker;
+requests of its own to flatten), execution.http (what an attempt or a probe came to), supervisor (crashes,
+restarts), session (opening and end), operator (commands, reconciliation).
 """
 
 from __future__ import annotations
@@ -121,6 +121,19 @@ class RollDue:
 
 @event()
 @attrs.frozen(kw_only=True)
+class RootReset:
+    """Bars of `root` that start before `since` are not whole: its open bars, windows and feature inputs start anew.
+
+    Positions and exits stay; entries wait until the counts of bars are reached again.
+    """
+
+    root: str
+    since: Nanos
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
 class StateCarried:
     """What the session before (or its earlier segment) left: the last opening event of a file."""
 
@@ -160,6 +173,8 @@ class StateCarried:
     resume_ts_event: Nanos | None = None
     resume_records: str = ""
     """Base64 of the raw records with ts_event >= resume_ts_event - 2 s: what a replay repeats."""
+    resets: tuple[RootReset, ...] = ()
+    """Of this session's earlier segments, the last one of each root."""
 
 
 @event()
@@ -227,6 +242,28 @@ class FeedStatusChanged:
 
     status: Literal["live", "reconnecting", "stale", "gap"]
     reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class RootStatusChanged:
+    """One root's condition: nothing that reads a `stale` one is entered. `reason` is empty when it is live again."""
+
+    root: str
+    status: Literal["live", "stale"]
+    reason: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class MarketStatusChanged:
+    """`market_silent`: the feed is live, the market is open, and no root has traded since `since`.
+
+    An exchange halt looks like this: heartbeats go on. The next trade ends it.
+    """
+
+    status: Literal["trading", "market_silent"]
+    since: Nanos
 
 
 @event()
@@ -371,6 +408,19 @@ class RiskTripped:
     rule: str
     detail: str
     action: Literal["flatten", "block"]
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class PositionUnwatched:
+    """The market of what is held in `root` has not been seen since `since`: its stops and exits stand still."""
+
+    root: str
+    contract: str
+    quantity: int
+    """Signed contracts."""
+    since: Nanos
+    reason: str
 
 
 @event()
@@ -640,11 +690,15 @@ Event = (
     | ClockTicked
     | SliceClosed
     | LateTrade
+    | RootReset
+    | RootStatusChanged
+    | MarketStatusChanged
     | SignalEvaluated
     | VetoScored
     | OrderRequested
     | RiskDecided
     | RiskTripped
+    | PositionUnwatched
     | OrderSubmitted
     | OrderAccepted
     | OrderRejected

@@ -114,6 +114,11 @@ class FeatureBook:
         """Take a completed day bar, once, in order. Raises OurError for one not after the last."""
         self._add(bar, "1d")
 
+    def forget(self, root: str) -> None:
+        """The windows of `root` start anew. Its populations stay: they are what was seen, not a run of bars."""
+        for timeframe in _TIMEFRAMES:
+            self._windows.pop((root, timeframe), None)
+
     def load(self, tables: Sequence[BarTable]) -> None:
         """Take completed hour and day bars, adjusted for rolls: the same as adding each bar.
 

@@ -183,16 +183,21 @@ def unscored_gate(reason: str, detail: str | None = None) -> Gate:
     return Gate(name="veto", is_passed=False, value=detail, reason=reason)
 
 
-def freshness_gate(*, is_late: bool) -> Gate:
-    """Fails when the slice was made from replayed or late data: what it shows is no longer the market."""
-    return Gate(
-        name="fresh",
-        is_passed=not is_late,
-        value="late" if is_late else "fresh",
-        reason="late_slice" if is_late else "",
-    )
+def freshness_gate(*, is_late: bool, is_whole: bool = True) -> Gate:
+    """Fails when the slice was made from replayed or late data, or the bar lacks records that were lost:
+    what it shows is not the market.
+    """
+    if is_late:
+        return Gate(name="fresh", is_passed=False, value="late", reason="missed_outage")
+    if not is_whole:
+        return Gate(name="fresh", is_passed=False, value="not whole", reason="gap_in_bar")
+    return Gate(name="fresh", is_passed=True, value="fresh")
 
 
 def first_refusal(gates: Sequence[Gate]) -> Gate | None:
-    """The first gate that refused, in the order of evaluation, or None."""
-    return next((gate for gate in gates if not gate.is_passed), None)
+    """The first gate that refused, in the order of evaluation, or None.
+
+    `fresh` comes before all: of a bar that was missed, nothing else is the reason.
+    """
+    refused = [gate for gate in gates if not gate.is_passed]
+    return next((gate for gate in refused if gate.name == "fresh"), refused[0] if refused else None)

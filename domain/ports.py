@@ -358,7 +358,8 @@ class TradingEngine(Protocol):
     ) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
         """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank.
 
-        A late slice (from a replay after an outage) updates everything and causes no entry.
+        A late slice (from a replay after an outage) updates everything and causes no entry; an exit that it
+        makes due is asked for in the first slice that is not late.
         """
         ...
 
@@ -367,7 +368,9 @@ class TradingEngine(Protocol):
         ...
 
     def notify(self, event: Event) -> None:
-        """An order's event (refused, accepted, rejected, ambiguous, expired, filled) for the broker inside."""
+        """An order's event (refused, accepted, rejected, ambiguous, expired, filled) for the broker inside, or a
+        RootReset: what is known of the root's bars is forgotten.
+        """
         ...
 
     def next_deadline(self) -> Nanos | None:

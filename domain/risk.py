@@ -47,7 +47,13 @@ class RiskSettings:
     """What becomes of a position that may or may not exist: closed on its side, or left to the operator."""
     unknown_flat_after_s: int = 60
     stale_flatten_s: int | None = None
-    """A feed that has not been live for this long closes what is held."""
+    """A feed, or a held root, that has not been live for this long closes what is held."""
+    feed_lag_s: int = 15
+    """In real time: records that come this late make the feed stale."""
+    market_silent_s: int = 120
+    """No trade in any root for this long of an open session ends entries until the next one."""
+    quiet_root_s: int = 600
+    """A root that usually trades every minute or two and has not for this long, while others do, is stale."""
     safestop_policy: Literal["hold", "flatten"] = "hold"
     """What becomes of positions when the process ends itself."""
     reconcile_within_days: int = 3
@@ -114,6 +120,7 @@ class RiskState:
     margin_usd: Decimal
     """Of everything occupied."""
     entries_last_hour: int
+    is_market_silent: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -138,6 +145,8 @@ class EntryQuestion:
     """Until positions in its contract are closed for a roll; None when none is due."""
     reverses: bool
     """The other side of a position that the same decision closes: it does not stand in its own way."""
+    stale: str = ""
+    """Which root that the decision reads is stale, and why; empty when none is."""
 
 
 @attrs.frozen(kw_only=True)
@@ -170,7 +179,7 @@ def judge_exit(*, switches: Switches) -> RiskVerdict:
 
 def _refusals(question: EntryQuestion, state: RiskState, settings: RiskSettings) -> Iterator[Refused]:
     yield from _by_the_operator(question.root, state, settings)
-    yield from _by_the_lines(state)
+    yield from _by_the_lines(question, state)
     yield from _by_time(question, settings)
     yield from _by_contract(question, state)
     yield from _by_price(question, settings)
@@ -197,11 +206,15 @@ def _by_the_operator(root: str, state: RiskState, settings: RiskSettings) -> Ite
         )
 
 
-def _by_the_lines(state: RiskState) -> Iterator[Refused]:
+def _by_the_lines(question: EntryQuestion, state: RiskState) -> Iterator[Refused]:
     if not state.are_entries_open:
         yield Refused(rule="entries_closed", detail="entries are closed")
     if not state.is_feed_live:
         yield Refused(rule="feed_not_live", detail="the feed is not live")
+    if state.is_market_silent:
+        yield Refused(rule="market_silent", detail="nothing trades in an open market")
+    if question.stale:
+        yield Refused(rule="stale_root", detail=question.stale)
     if state.breaker != "closed":
         yield Refused(rule="breaker", detail=f"TradersPost cannot be reached: the breaker is {state.breaker}")
 

@@ -83,6 +83,10 @@ class Scorer:
         """Take a completed day bar of a root's active contract."""
         self._guarded(_ALL, self._book.add_day, bar)
 
+    def forget(self, root: str) -> None:
+        """The root's bars until now are not whole: what reads them is missing until there are enough again."""
+        self._guarded(_ALL, self._book.forget, root)
+
     def judge(self, root: str, bar_end: Nanos) -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import click
 import structlog
 
 from actors.faults import Faults, parse_crash
+from actors.heartbeat import Heartbeat
 from actors.live import LiveParts, LiveResult, run_live
 from actors.opening import LivePlan, Opener
 from actors.operator import OperatorDesk
@@ -40,6 +42,7 @@ from adapters.log import configure_logging, redact_tracebacks, set_log_session
 from adapters.operator_socket import OperatorServer
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
+from adapters.status_file import write_status
 from domain.allow_list import allow_list
 from domain.errors import OperatorError
 from domain.events import HistoryLoaded
@@ -109,6 +112,13 @@ def live_command(request: LiveRequest) -> int:
         operator = OperatorServer(config.journal_dir, desk.handle)
         operator.start()
         stack.callback(operator.close)
+        heartbeat = Heartbeat(
+            write=partial(write_status, config.journal_dir),
+            now=SystemClock().now_ns,
+            tell=alerts.tell if alerts is not None else lambda alert: None,
+        )
+        heartbeat.start()
+        stack.callback(heartbeat.stop)
         keep(models.bundles.values(), config.journal_dir)
         source, load_history = _market(config, request, stack, stopping.is_set)
         parts = LiveParts(
@@ -120,6 +130,7 @@ def live_command(request: LiveRequest) -> int:
             now=SystemClock().now_ns,
             faults=faults,
             alerts=alerts,
+            heartbeat=heartbeat,
             desk=desk,
         )
         calendar = CmeCalendar(CALENDAR_OVERRIDES_FILE)

@@ -30,6 +30,7 @@ from domain.events import (
     OrderRequested,
     RollDue,
     RootMemory,
+    RootReset,
     SessionOpened,
     SignalEvaluated,
     SliceClosed,
@@ -88,6 +89,8 @@ class CerebroEngine:
         }
         self._signals: list[SignalEvaluated | VetoScored] = []
         self._last_close: dict[str, Price] = {}
+        self._whole_from: dict[str, Nanos] = {}
+        """By root that was reset: bars that start earlier lack records."""
         self._ordinals: dict[tuple[str, str, str], tuple[Nanos, int]] = {}
         self._cerebro = StepCerebro(stdstats=False)
         self._broker = JournalBroker()
@@ -137,8 +140,13 @@ class CerebroEngine:
         return self._requested()
 
     def notify(self, event: Event) -> None:
-        """Move the order that `event` is about; the strategy learns of it in the next turn."""
+        """Move the order that `event` is about (the strategy learns of it in the next turn), or reset a root."""
         self._cerebro.require_usable()
+        if isinstance(event, RootReset):
+            self.reset(event)
+            if self._scorer is not None:
+                self._scorer.forget(event.root)
+            return
         with self._cerebro.pinned():
             self._broker.apply(event)
 
@@ -171,14 +179,17 @@ class CerebroEngine:
     # ---------------------------------------------------------- turns
 
     def _feed_scorer(self, scorer: Scorer, closed: SliceClosed) -> None:
-        """Hours and days of every root's active contract, those of reference roots too."""
+        """Whole hours and days of every root's active contract, those of reference roots too."""
         for bar in closed.hours:
-            if self._active.get(bar.root) == bar.contract:
+            if self._is_read(bar):
                 scorer.add_hour(bar)
         for bar in closed.days:
             # Trades after a root's close make a bar too, but no exchange session.
-            if self._active.get(bar.root) == bar.contract and bar.ts_end == self._closes[bar.root]:
+            if self._is_read(bar) and bar.ts_end == self._closes[bar.root]:
                 scorer.add_day(bar)
+
+    def _is_read(self, bar: Bar) -> bool:
+        return self._active.get(bar.root) == bar.contract and bar.ts_start >= self._whole_from.get(bar.root, 0)
 
     def _bars_of(self, closed: SliceClosed) -> list[tuple[SliceFeed, Bar]]:
         bars: list[tuple[SliceFeed, Bar]] = []
@@ -302,6 +313,11 @@ class CerebroEngine:
         self._cerebro.adddata(feed, name=name)
         return feed
 
+    def reset(self, reset: RootReset) -> None:
+        """The strategy's windows of the root start anew, and bars that are not whole stay out of every window."""
+        self._whole_from[reset.root] = reset.since
+        self._strategy.forget_before(reset.root, reset.since)
+
     def warm_up(self, tables: Sequence[BarTable], plans: Sequence[RootPlan]) -> Nanos:
         """Fill the strategy's windows with completed bars; returns the last stamp (0 without bars).
 
@@ -407,6 +423,8 @@ def build_engine(
     """
     plans = plans_of(opened, carried)
     engine = CerebroEngine(opened, plans, _scorer_of(opened, carried, tables, models), rolls)
+    for reset in carried.resets if carried else ():
+        engine.reset(reset)  # the tables hold whole bars only
     last = engine.warm_up(tables, plans)
     engine.anchor(max(last, opened.session.start_ns), plans, carried)
     engine.arm(carried)

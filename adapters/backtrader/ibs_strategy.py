@@ -95,7 +95,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         self.is_armed = True
         """False while the engine gives feeds a bar that no decision may see."""
         self.is_late = False
-        """Set by the engine for a slice from a replay; a plain backtest has none."""
+        """Set by the engine for a slice from a replay; a plain backtest has none. Until a slice comes that is not,
+        nothing but the auto-close is asked for."""
         self._listener: Callable[[SignalEvaluated | VetoScored], None] = self.p.listener or self.signals.append
         self._windows = tuple(parse_window(text) for text in self.settings.entry_windows)
         self._decision_ns = HOUR if self.settings.decision_timeframe == "1h" else MINUTE
@@ -168,12 +169,14 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     def _take_bar(self, state: RootState) -> DecisionBar:
         lines = state.decisions.data.lines
         high, low, close = float_to_price(lines.high[0]), float_to_price(lines.low[0]), float_to_price(lines.close[0])
-        state.highs.append(high)
-        state.lows.append(low)
-        state.completed += 1
         start = Nanos(self._now - round(lines.length_s[0] * SECOND))
+        is_whole = start >= state.whole_from
+        if is_whole:
+            state.highs.append(high)
+            state.lows.append(low)
+            state.completed += 1
         ibs = internal_bar_strength(high=high, low=low, close=close)
-        return DecisionBar(start=start, end=self._now, close=close, ibs=ibs)
+        return DecisionBar(start=start, end=self._now, close=close, ibs=ibs, is_whole=is_whole)
 
     def _decide(self, state: RootState, bar: DecisionBar) -> None:
         judgement = self._judge(state.plan.root, bar)
@@ -218,7 +221,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             pivot = Gate(name="pivot", is_passed=True, value="off")
         return (
             warmup_gate(state.completed, settings),
-            freshness_gate(is_late=self.is_late),
+            freshness_gate(is_late=self.is_late, is_whole=bar.is_whole),
             session_gate(bar.start, bar.end, state.plan.hours),
             time_gate(bar.start, self._windows),
             reopen_gate(bar.ibs, settings.exit_ibs_low, settings.exit_ibs_high)
@@ -311,13 +314,14 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         return self._roots[root].exit_retry_ns
 
     def _request_exit(self, state: RootState, ts: Nanos, bar: DecisionBar | None) -> bool:
-        """Close what is held, unless an order is unfinished or the last attempt is too recent."""
+        """Close what is held, unless an order is unfinished, the last attempt is too recent, or the slice is late."""
         holding = state.holding
         if holding is None or state.order_ref is not None or ts < state.exit_retry_ns:
             return False
-        reason = state.exit_due
+        reason, deadline = state.exit_due, self.deadline_of(state.plan.root, ts)
+        if self.is_late and (deadline is None or ts < deadline):
+            return False
         if reason == "auto_close":
-            deadline = self.deadline_of(state.plan.root, ts)
             # The first one is decided by the deadline, a repeated one by the moment it is repeated.
             decided = ts if state.is_auto_close_asked or deadline is None else deadline
             state.is_auto_close_asked, bar_ns = True, Nanos(0)
@@ -426,6 +430,11 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     def begin_at(self, ts: Nanos) -> None:
         """The moment before the first turn: it tells the two moments of a repeated autumn hour apart."""
         self._now = ts
+
+    def forget_before(self, root: str, since: Nanos) -> None:
+        """Decision bars of `root` that start before `since` are not whole; a root of references only has none."""
+        if root in self._roots:
+            self._roots[root].reset(since)
 
     def warm_up(self, root: str, highs: list[Price], lows: list[Price]) -> None:
         """Completed decision bars before the first one that decides, oldest first."""

@@ -134,6 +134,8 @@ class DecisionBar:
     end: Nanos
     close: Price
     ibs: Ibs
+    is_whole: bool = True
+    """False when records of it were lost (RootReset)."""
 
 
 class FeedReader:
@@ -168,6 +170,8 @@ class RootState:
         self.highs: deque[Price] = deque(maxlen=WINDOW_BARS)
         self.lows: deque[Price] = deque(maxlen=WINDOW_BARS)
         self.completed = 0
+        self.whole_from = Nanos(0)
+        """Decision bars that start earlier lack records."""
         self.holding: Holding | None = None
         self.order_ref: int | None = None
         self.order_intent: Intent | None = None
@@ -180,6 +184,12 @@ class RootState:
         self.last_exit_reason = ""
         self.is_reopening = False
         """What a roll has closed may be entered again, at the first decision bar only."""
+
+    def reset(self, since: Nanos) -> None:
+        """The windows start anew; what is held, ordered or due stays."""
+        self.highs.clear()
+        self.lows.clear()
+        self.completed, self.whole_from = 0, since
 
     def await_order(self, ref: int, intent: Intent) -> None:
         """Nothing else is asked for this root until the order has ended."""

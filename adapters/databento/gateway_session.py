@@ -8,19 +8,26 @@ protocol rules out are answered with an error record, never ignored.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import hmac
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping
 
-import attrs
 import numpy as np
 import structlog
 from databento_dbn import ErrorCode
 
 from adapters.databento.gateway_faults import Fault, FaultKind, FaultPlan
 from adapters.databento.gateway_feed import Feed, Pacer, Position
+from adapters.databento.gateway_requests import (
+    DEFINITION_SCHEMA,
+    HEARTBEAT_DEFAULT_S,
+    SCHEMA,
+    RequestRefused,
+    Subscription,
+    parse_control_line,
+    refusal_of,
+    subscription_of,
+)
 from adapters.databento.gateway_wire import (
     END_OF_DATA,
     HEARTBEAT,
@@ -39,42 +46,17 @@ from domain.units import DAY, SECOND, UNDEF_TIMESTAMP, Nanos, floor_to
 log = structlog.get_logger(__name__)
 
 LSG_VERSION = "0.7.2"
-SCHEMA = "trades"
-MAPPING_SCHEMA = "ohlcv-1d"
-"""Accepted and answered with mappings alone: how a client asks what a symbol means now.
-(The vendor sends a day bar at the day's end; this gateway has none to send.)"""
-DEFINITION_SCHEMA = "definition"
-"""Answered at once with one definition per instrument. (The vendor sends each when it is published: ask it with
-`start`, as this gateway may be asked.)"""
-STYPES_IN = ("raw_symbol", "instrument_id", "parent", "continuous")
 
 OTHER_DATASET = "XNAS.ITCH"
 """What a stream is headed as by the fault `metadata`."""
 _GOING_ON = (4, 7)
 """Error codes behind which a session goes on: an unknown symbol, skipped records."""
-_KEY_SUFFIX = 5
 _AUTH_TIMEOUT_S = 30.0
-_HEARTBEAT_DEFAULT_S = 30
 _HEARTBEAT_POLL_S = 0.25
 _CHUNK = 1 << 15
 """Records per write (1.5 MB): large enough for no per-record cost, small enough to share the loop."""
 _CLOCK_SKEW = Nanos(1 * SECOND)
 """A record's ts_recv may precede its ts_event by this much: two machines' clocks."""
-
-
-@attrs.frozen(kw_only=True)
-class Subscription:
-    """One complete subscription request."""
-
-    id: str
-    schema: str
-    stype_in: str
-    symbols: tuple[str, ...]
-    start_ns: Nanos | None
-
-
-class RequestRefused(Exception):
-    """A control line that the protocol rules out; the text is for the client."""
 
 
 class GatewaySession:
@@ -103,7 +85,7 @@ class GatewaySession:
         self._held_back: list[tuple[str, str, Instrument]] = []
         self._skipping = 0
         self._wire: Wire | None = None
-        self._heartbeat_s = float(_HEARTBEAT_DEFAULT_S)
+        self._heartbeat_s = float(HEARTBEAT_DEFAULT_S)
         self._partial_symbols: list[str] = []
         self._subscriptions: list[Subscription] = []
         self._ids = np.zeros(0, np.uint32)
@@ -140,12 +122,12 @@ class GatewaySession:
         self._writer.write(f"lsg_version={LSG_VERSION}\ncram={challenge}\n".encode())
         line = await asyncio.wait_for(self._reader.readline(), _AUTH_TIMEOUT_S)
         request = parse_control_line(line)
-        refusal = self._refusal(challenge, request)
+        refusal = refusal_of(request, challenge, self._keys, self._feed.source.dataset)
         if refusal is not None:
             log.info("client refused", session_id=self._id, reason=refusal)
             await self._reply(f"success=0|error={refusal}\n")
             return None
-        self._heartbeat_s = float(request.get("heartbeat_interval_s", _HEARTBEAT_DEFAULT_S))
+        self._heartbeat_s = float(request.get("heartbeat_interval_s", HEARTBEAT_DEFAULT_S))
         await self._reply(f"success=1|session_id={self._id}\n")
         return Wire(
             self._writer,
@@ -153,26 +135,6 @@ class GatewaySession:
             has_ts_out=request.get("ts_out") == "1",
             is_compressed=request.get("compression") == "zstd",
         )
-
-    def _refusal(self, challenge: str, request: Mapping[str, str]) -> str | None:
-        # partition, not rpartition: the key's last characters may hold a hyphen, the digest never does.
-        response, _, suffix = request.get("auth", "").partition("-")
-        is_known = not self._keys or any(
-            suffix == key[-_KEY_SUFFIX:]
-            and hmac.compare_digest(response, hashlib.sha256(f"{challenge}|{key}".encode()).hexdigest())
-            for key in self._keys
-        )
-        if not is_known:
-            return "User authentication failed"
-        if request.get("dataset") != self._feed.source.dataset:
-            return f"Dataset {request.get('dataset')} is not served here, only {self._feed.source.dataset}"
-        if request.get("encoding") != "dbn":
-            return "Only the encoding dbn is served"
-        if request.get("compression", "none") not in ("none", "zstd"):
-            return "Only the compressions none and zstd are served"
-        if not _is_positive(request.get("heartbeat_interval_s", str(_HEARTBEAT_DEFAULT_S))):
-            return "heartbeat_interval_s must be a whole number of seconds above 0"
-        return None
 
     async def _reply(self, line: str) -> None:
         self._writer.write(line.encode())
@@ -218,7 +180,7 @@ class GatewaySession:
         if request.get("is_last", "1") != "1":
             return
         symbols, self._partial_symbols = tuple(self._partial_symbols), []
-        subscription = _subscription(request, symbols)
+        subscription = subscription_of(request, symbols)
         if self._is_started and subscription.start_ns is not None:
             raise RequestRefused("a replay (start=) must be asked for before the session starts")
         if self._is_started:
@@ -452,35 +414,3 @@ class GatewaySession:
             # A client that does not read has bytes waiting: another record would tell it nothing.
             if is_due and not wire.has_unsent:
                 wire.system(HEARTBEAT, "Heartbeat")
-
-
-def parse_control_line(line: bytes) -> dict[str, str]:
-    """The fields of an ASCII control line `k=v|k=v`. Raises ConnectionError for a cut or undecodable one."""
-    if not line.endswith(b"\n") or not line.isascii():
-        raise ConnectionError("cut or undecodable control line")
-    fields = (token.partition("=") for token in line.decode("ascii").strip().split("|"))
-    return {key: value for key, _, value in fields}
-
-
-def _subscription(request: Mapping[str, str], symbols: tuple[str, ...]) -> Subscription:
-    """The request as a value. Raises RequestRefused for what this gateway does not serve."""
-    schema, stype_in = request.get("schema", ""), request.get("stype_in", "")
-    if schema not in (SCHEMA, MAPPING_SCHEMA, DEFINITION_SCHEMA):
-        raise RequestRefused(
-            f"this gateway serves the schemas {SCHEMA} and {DEFINITION_SCHEMA}, not {schema or 'none'}"
-        )
-    if stype_in not in STYPES_IN:
-        raise RequestRefused(f"stype_in {stype_in or 'none'} is not one of {', '.join(STYPES_IN)}")
-    if not symbols:
-        raise RequestRefused("the subscription names no symbol")
-    if request.get("snapshot", "0") != "0":
-        raise RequestRefused(f"there is no snapshot of {SCHEMA}")
-    start = request.get("start")
-    if start is not None and not start.isdecimal():
-        raise RequestRefused(f"start {start} is not a stamp in nanoseconds")
-    start_ns = None if start is None else Nanos(int(start))
-    return Subscription(id=request.get("id", "0"), schema=schema, stype_in=stype_in, symbols=symbols, start_ns=start_ns)
-
-
-def _is_positive(text: str) -> bool:
-    return text.isdecimal() and int(text) > 0

@@ -53,6 +53,9 @@ def told(*before: Event, event: Event, **opened: Any) -> Alert | None:
 LIVE = {"mode": "live"}
 HOLD = {"risk": RiskSettings(unknown_policy="hold")}
 DOWN = events.FeedStatusChanged(status="stale", reason="silence")
+STALE = events.RootStatusChanged(root="GC", status="stale", reason="GCM4 is not mapped")
+SILENT_MARKET = events.MarketStatusChanged(status="market_silent", since=at(60))
+UNWATCHED = events.PositionUnwatched(root="ES", contract="ESM4", quantity=2, since=at(60), reason="feed not live")
 OPEN = events.BreakerChanged(state="open", reason="3 failures")
 HARD_OPEN = events.BreakerChanged(state="hard_open", reason="invalid-password")
 CLOSED = events.EntriesClosed(reason="journal writer stalled")
@@ -103,6 +106,14 @@ WORDING: tuple[tuple[Event, Severity, Words, tuple[Event, ...], dict[str, Any]],
     (DOWN, "warning", ("feed stale (silence)", "no entries"), (), {}),
     (events.FeedStatusChanged(status="gap", reason="aged out"), "warning", ("missing for good",), (), {}),
     (events.FeedStatusChanged(status="live", reason="caught up"), "warning", ("live again",), (DOWN,), {}),
+    (STALE, "warning", ("GC is stale (GCM4 is not mapped)", "nothing that reads it is entered"), (), {}),
+    (events.RootStatusChanged(root="GC", status="live", reason=""), "warning", ("GC is live again",), (STALE,), {}),
+    (SILENT_MARKET, "warning", ("no trade in any root since 2024-04-30T23:00:00Z", "no entries"), (), {}),
+    (events.MarketStatusChanged(status="trading", since=at(61)), "warning", ("trades again",), (SILENT_MARKET,), {}),
+    (events.RootReset(root="GC", since=at(60), reason="mapping changed"), "warning",
+     ("GC", "not whole (mapping changed)", "positions and exits stay"), (), {}),
+    (UNWATCHED, "critical", ("+2 ESM4", "feed not live", "nothing closes it before the auto-close"), (), {}),
+    (UNWATCHED, "critical", ("closed after 120 s",), (), {"risk": RiskSettings(stale_flatten_s=120)}),
     (events.ActorCrashed(actor="feed", at_seq=7, error="OSError: gone"), "warning",
      ("actor feed crashed at seq 7: OSError: gone",), (), {}),
     (events.ActorRestarted(actor="feed", incarnation=2, at_seq=7), "warning", ("incarnation 2",), (), {}),

@@ -160,6 +160,8 @@ def test_a_feed_that_never_comes_up_closes_what_was_carried() -> None:
     carried = attrs.evolve(fresh_state(), positions=(HELD,))
     desk = Desk(is_live=False, carried=carried, risk=RiskSettings(stale_flatten_s=120))
     assert desk.tick(at(60)) == ()
+    assert desk.machine.next_deadline() == at(60, 30)
+    assert types(desk.tick(at(60, 30))) == ["PositionUnwatched"]
     assert desk.machine.next_deadline() == at(62)
     assert [request.reason for request in asked(desk.tick(at(62)))] == ["stale_feed"]
 

@@ -20,11 +20,15 @@ from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import file_name
 from domain.envelope import Envelope
 from domain.events import OrderNotSent, OrderRejected, OrderSubmitted, Outcome
+from domain.risk import RiskSettings
 from domain.units import float_to_price
 from domain.veto import Flip
 from models import ModelBundle
 from tests.builders import write_journal
 from tests.bundles import small_bundle
+
+SPARSE = RiskSettings(market_silent_s=3_600)
+"""Minutes without a trade are how these markets are."""
 
 
 def test_an_hour_that_closes_on_its_low_is_bought() -> None:
@@ -72,6 +76,7 @@ def test_every_seed_gives_the_same_journal_and_it_replays(seed: int) -> None:
             pivot_gate=False,
             entry_order="limit",
             cancel_after_s=3600,
+            risk=SPARSE,
         )
         for hour in range(13, 20):
             for minute in range(0, 60, 7):
@@ -103,6 +108,7 @@ def judged_session(model: ModelBundle) -> InProcessSystem:
         pivot_gate=False,
         entry_ibs_high=1.0,
         exit_after_bars=1,
+        risk=SPARSE,
     )
     chance = random.Random(5)
     for hour in range(13, 20):

@@ -89,7 +89,7 @@ def test_an_account_is_enough_and_everything_else_is_the_safe_default(tmp_path: 
     assert config.strategy == StrategySettings()
     assert config.strategy.veto is True
     assert config.risk == RiskSettings()
-    assert config.feed == FeedSettings(gateway=None, port=None, heartbeat_interval_s=10)
+    assert config.feed == FeedSettings(gateway=None, port=None, heartbeat_interval_s=5)
     assert config.journal_dir == tmp_path / "journal" / "paper"
     assert config.contract_map == DATA / "Databento_contract_map.yml"
     assert len(config.roots) == 19
@@ -175,6 +175,7 @@ RISKS = {
     "price_band_pct": ("0.5", Decimal("0.5")), "last_minutes": ("0", 0), "entry_freshness_s": ("30", 30),
     "entry_time_limit_s": ("20", 20),
     "unknown_policy": ("hold", "hold"), "unknown_flat_after_s": ("90", 90), "stale_flatten_s": ("300", 300),
+    "feed_lag_s": ("20", 20), "market_silent_s": ("300", 300), "quiet_root_s": ("900", 900),
     "safestop_policy": ("flatten", "flatten"), "reconcile_within_days": ("1", 1),
 }  # fmt: skip
 

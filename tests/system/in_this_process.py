@@ -88,6 +88,7 @@ def live_in_thread(
     alerts: Alerts | None = None,
     queue_limit: int = 65_536,
     until_ns: Nanos | None = None,
+    now: Callable[[], Nanos] = lambda: Nanos(time.time_ns()),
     source: FeedSource | None = None,
     watch: Callable[[FeedSource], FeedSource] = lambda source: source,
     extend_history: ExtendHistory = as_left,
@@ -123,7 +124,7 @@ def live_in_thread(
         source=source,
         make_webhook=make_webhook,
         machine_parts=MACHINE_PARTS,
-        now=lambda: Nanos(time.time_ns()),
+        now=now,
         faults=faults or Faults(crashes),
         alerts=alerts,
     )

@@ -315,5 +315,5 @@ class Late(Recorder):
 def test_a_late_slice_updates_everything_and_causes_no_entry(kit: SimpleNamespace, settings: StrategySettings) -> None:
     prompt, late = (Scenario(kit, [ENTRY, MID], settings, recorder=recorder) for recorder in (None, Late))
     assert prompt.verdicts[0] == ("enter", "")
-    assert late.verdicts[0] == ("refuse", "late_slice")
+    assert late.verdicts[0] == ("refuse", "missed_outage")
     assert [signal.ibs for signal in late.signals] == [signal.ibs for signal in prompt.signals]

@@ -96,7 +96,9 @@ class Bridge:
     finished: FeedFinished | None = None
     failures: list[Any] = attrs.Factory(list)
 
-    def run(self, until: Callable[[Bridge], bool] = lambda bridge: False) -> FeedFinished | None:
+    def run(
+        self, until: Callable[[Bridge], bool] = lambda bridge: False, *, limit_s: float = WAIT_S
+    ) -> FeedFinished | None:
         """Run to the feed's end, or until `until` holds after an event: as a process that is killed."""
         memory, done, stopping = FeedMemory(), threading.Event(), threading.Event()
         sequencer = Sequencer(
@@ -147,7 +149,7 @@ class Bridge:
         )
         feed.tell(Start())
         try:
-            assert done.wait(WAIT_S), f"the feed did not end; it said {self.statuses()}"
+            assert done.wait(limit_s), f"the feed did not end; it said {self.statuses()}"
         finally:
             stopping.set()
             sequencer.wake()
@@ -165,7 +167,8 @@ class Bridge:
         now = now_ns()
         session = attrs.evolve(session_of(), start_ns=Nanos(now - HOUR), end_ns=Nanos(now + HOUR))
         if self.opens_now:
-            session = attrs.evolve(session, open_ns=now)
+            hours = tuple(attrs.evolve(each, open_ns=now, close_ns=session.end_ns) for each in session.hours)
+            session = attrs.evolve(session, open_ns=now, hours=hours)
         return opened_session(contracts=contracts, session=session, feed_start_ns=Nanos(now - MINUTE))
 
     def source(self) -> DatabentoSource:

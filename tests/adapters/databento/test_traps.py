@@ -16,13 +16,15 @@ import numpy as np
 import pytest
 from databento_dbn import UNDEF_TIMESTAMP
 
+from actors.feed_memory import ReplayFilter
 from adapters.databento.gateway_faults import FaultPlan, parse_faults
 from adapters.databento.gateway_source import GatewaySource, rebased_to
 from adapters.databento.symbology import MappedSymbol
 from domain.market import TradeArray
 from domain.sessions import to_nanos
 from domain.units import MINUTE, SECOND, Nanos
-from tests.adapters.databento.bridge import CONTRACTS, IDS, Bridge, gateway_of, market, recorded
+from tests.adapters.databento.bridge import CONTRACTS, IDS, WAIT_S, Bridge, gateway_of, market, recorded
+from tests.builders import CLOSE, OPEN
 
 CLOSED = "closed by the gateway"
 SILENT = "the gateway sent nothing for 2 s"
@@ -202,7 +204,7 @@ def test_a_gateway_that_is_down_is_waited_for(down_s: int) -> None:
     opening = threading.Timer(down_s, (gateway := gateway_of(port=port)).__enter__)
     opening.start()
     try:
-        bridge.run()
+        bridge.run(limit_s=down_s + WAIT_S)
     finally:
         opening.join()
         gateway.stop()
@@ -280,6 +282,15 @@ def test_what_the_vendor_can_no_longer_replay_is_a_gap_where_there_was_a_market(
         bridge.run(until=lambda bridge: len(bridge.statuses()) > before and bridge.statuses()[-1][0] == "live")
     gap = ("gap", "the last record is older than the vendor's replay")
     assert (gap in bridge.statuses()[before:]) is not is_weekend_over
+
+
+def test_what_is_not_subscribed_any_more_is_missed_by_nobody() -> None:
+    """After a roll the old contract's last records are on file, and no replay brings them."""
+    overlap = market()[:200]
+    missed = int((overlap["instrument_id"] == IDS["MESM4"]).sum())
+    assert 0 < missed < 200
+    assert ReplayFilter(overlap, OPEN).finish({IDS["MESM4"]}) == missed
+    assert ReplayFilter(overlap, CLOSE).finish({IDS["MESM4"]}) == 0
 
 
 def assert_in_order(found: TradeArray) -> None:

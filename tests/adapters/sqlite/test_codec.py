@@ -210,6 +210,9 @@ RISK = build(
     stale_flatten_s=st.none() | INT64,
     safestop_policy=st.sampled_from(["hold", "flatten"]),
     reconcile_within_days=INT64,
+    feed_lag_s=INT64,
+    market_silent_s=INT64,
+    quiet_root_s=INT64,
 )
 MEMORIES = build(events.RootMemory, root=TEXT, bars_held=INT64, cooldown_left=INT64, last_exit_reason=TEXT)
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
@@ -310,7 +313,12 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "seams": many(SEAMS),
         "resume_ts_event": st.none() | INT64,
         "resume_records": TEXT,
+        "resets": many(build(events.RootReset, root=TEXT, since=INT64, reason=TEXT)),
     },
+    "RootReset": REASON | {"root": TEXT, "since": INT64},
+    "RootStatusChanged": REASON | {"root": TEXT, "status": st.sampled_from(["live", "stale"])},
+    "MarketStatusChanged": {"status": st.sampled_from(["trading", "market_silent"]), "since": INT64},
+    "PositionUnwatched": REASON | {"root": TEXT, "contract": TEXT, "quantity": INT64, "since": INT64},
     "HistoryLoaded": {"tables": many(tables()), "seams": many(SEAMS), "source": TEXT},
     "SessionStopped": REASON | {"positions": many(POSITIONS)},
     "SessionClosed": {"events": INT64, "decisions": INT64, "orders": INT64, "head": TEXT},
