@@ -109,7 +109,7 @@ def digest(path: Path) -> str:
 
 
 def test_the_session_is_one_sealed_file_named_by_its_date(demo: Demo) -> None:
-    assert list(snapshot(demo.journal.parent)) == ["2024-05-01.db"]
+    assert sorted(snapshot(demo.journal.parent)) == ["2024-05-01.db", "status.json"]
     assert not demo.journal.stat().st_mode & 0o222
     assert str(demo.journal) in demo.ended.out
     assert demo.ended.out.endswith("closed: session_over\n")
@@ -418,7 +418,7 @@ def test_the_next_demo_replaces_a_finished_file_and_continues_an_unfinished_one(
         continued = again("2024-05-01T00:05Z")
         assert continued.logged("continuing the unfinished session")
         seen = ledger(address)
-    assert list(snapshot(directory)) == ["2024-05-01.db"]
+    assert sorted(snapshot(directory)) == ["2024-05-01.db", "status.json"]
     whole = run("journal", "events", journal).lines()
     assert whole[: len(first)] == first
     assert len(whole) > len(first)

@@ -368,7 +368,7 @@ def test_another_default_is_another_program_but_the_settings_are_on_record(sessi
 
 
 def test_a_look_at_the_clock_is_named_with_the_event_in_whose_handling_it_fell(session: Path, tmp_path: Path) -> None:
-    case = "case ClockTicked(watermark=watermark):\n"
+    case = "case ClockTicked(ts=ts, watermark=watermark):\n"
     planted = (case, f"{case}                import time; time.time_ns()\n")
     told = report(session, program=changed_program(tmp_path / "program", "actors/bars.py", planted))
     found = told["divergence"]
