@@ -45,7 +45,7 @@ from domain.orders import Intent, Order, OrderState, Side
 from domain.ports import OrderPayload
 from domain.positions import Fill, Position, is_limit_touched, leg_fill, limit_fill, market_fill
 from domain.risk import Allowed, Switches, judge_entry, judge_exit
-from domain.units import SECOND, Nanos, Price
+from domain.units import MINUTE, SECOND, Nanos, Price
 
 NO_TRADE_LIMIT = Nanos(600 * SECOND)
 """An accepted market order without a trade of its contract for this long is assumed filled at the last close."""
@@ -95,6 +95,8 @@ class Execution:
         """When a close of our own was last asked for, by root."""
         self._told_unwatched: dict[str, Nanos] = {}
         """By root: the beginning of the blindness that was last told."""
+        self._covered_ns = Nanos(0)
+        """Every trade received before is on record: in real time a minute's trades come when it is over."""
 
     def handle(self, envelope: Envelope) -> tuple[Event, ...]:
         self.account.now = now = envelope.ts_ns
@@ -105,8 +107,9 @@ class Execution:
             case SliceClosed() as closed:
                 self.account.holdings.mark(closed.minutes)
                 events = self._watch_loss()
-            case ClockTicked(ts=ts):
+            case ClockTicked(ts=ts, watermark=watermark):
                 self.account.now = ts
+                self._covered_ns = ts if self.account.session.clock == "feed" else watermark
                 events = self._on_clock(ts)
             case OrderRequested() as request:
                 events = self._on_request(request, now)
@@ -229,7 +232,8 @@ class Execution:
             if order.is_filling:
                 ends = self._cancel_ns(order) or _no_trade_ns(order)
                 if ends is not None:
-                    yield ends
+                    # Not before its last trades can be on record.
+                    yield ends if self.account.session.clock == "feed" else Nanos(-(-ends // MINUTE) * MINUTE)
         for root in self.account.holdings.positions:
             for due, _ in self._closes_due(root):
                 yield max(due, self._may_ask_ns(root))
@@ -268,6 +272,8 @@ class Execution:
         if cancel_ns is None or ts < cancel_ns:
             return []
         if not order.is_touched and self.account.is_feed_live:
+            if self._covered_ns < cancel_ns:
+                return []  # A trade that filled it may still be on its way to us.
             return [self.account.outbox.expire(order, "cancel_after")]
         self.account.outbox.keep(order.moved(OrderState.AMBIGUOUS))
         self.account.holdings.hold(order, price=order.limit_price or order.reference_price, ts=ts, is_unknown=True)
@@ -461,21 +467,28 @@ class Execution:
     def _fill(self, trades: TradeArray) -> list[Event]:
         events: list[Event] = []
         for order in self.account.outbox.orders:
-            of_contract = self._trades_of(order.contract, trades) if order.is_filling else None
+            may_work = order.is_filling or order.sent_ns is not None
+            of_contract = self._trades_of(order.contract, trades) if may_work else None
             if of_contract is None:
                 continue
-            tick_size = self.account.roots[order.root].data_spec.tick_size
-            rule = limit_fill if order.order_type == "limit" else market_fill
-            fill = rule(order, of_contract, tick_size=tick_size)
+            if (cancel_ns := self._cancel_ns(order)) is not None:
+                of_contract = of_contract[of_contract["ts_recv"] < cancel_ns]
+            fill = self._fill_of(order, of_contract)
             if fill is not None:
                 events += self._assume(order, fill)
-            elif not order.is_touched and is_limit_touched(order, of_contract):
+            elif order.intent == "entry" and not order.is_touched and is_limit_touched(order, of_contract):
                 self.account.outbox.keep(attrs.evolve(order, is_touched=True))
         for held in self.account.holdings.in_order():
             of_contract = self._trades_of(held.contract, trades) if held.has_legs and not held.is_unknown else None
             if of_contract is not None:
                 events += self._take_leg(held, of_contract)
         return events
+
+    def _fill_of(self, order: Order, trades: TradeArray) -> Fill | None:
+        if not order.is_filling:
+            return None
+        rule = limit_fill if order.order_type == "limit" else market_fill
+        return rule(order, trades, tick_size=self.account.roots[order.root].data_spec.tick_size)
 
     def _trades_of(self, contract: str, trades: TradeArray) -> TradeArray | None:
         instrument_id = self.account.instrument_ids.get(contract)

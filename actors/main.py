@@ -132,6 +132,20 @@ def replay(file: Path, as_json: bool, until: int | None, models_dir: Path | None
     sys.exit(replay_command(file, as_json=as_json, until=until, models_dir=models_dir))
 
 
+@cli.command()
+@click.option("--seed", type=SEED, required=True, help="Draws everything; the same seed plays the same again.")
+@click.option("--count", type=click.IntRange(1), default=1, show_default=True, help="This seed and those after it.")
+@click.option(
+    "--faults", default="all", show_default=True, help="all, none, or some of http,process,actor,disk,feed,operator."
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per scenario.")
+def simulate(seed: int, count: int, faults: str, as_json: bool) -> None:
+    """Play sessions with faults and crashes in one thread. Exit 0 all invariants held, 1 one did not."""
+    from actors.wiring.simulate import simulate_command
+
+    sys.exit(simulate_command(seed=seed, count=count, faults=faults, as_json=as_json))
+
+
 # ---------------------------------------------------------------- training
 
 

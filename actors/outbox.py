@@ -297,7 +297,7 @@ class Outbox:
     def _submit(self, order: Order, now: Nanos) -> OrderSubmitted:
         self._limiter.note(_kind(order), now)
         self._last_sent[order.root] = now
-        order = attrs.evolve(order.moved(OrderState.SUBMITTED), attempt=order.attempt + 1, repeat_ns=None)
+        order = attrs.evolve(order.moved(OrderState.SUBMITTED), attempt=order.attempt + 1, sent_ns=now, repeat_ns=None)
         self.keep(order)
         return OrderSubmitted(
             root=order.root,

@@ -97,6 +97,8 @@ class Order:
     attempt: int = 0
     not_before_ns: Nanos = Nanos(0)
     """Earliest time of the next attempt while QUEUED."""
+    sent_ns: Nanos | None = None
+    """When its last attempt was submitted: from then on it may be working at the broker."""
     accepted_ns: Nanos | None = None
     filled_ns: Nanos | None = None
     repeat_ns: Nanos | None = None

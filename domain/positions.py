@@ -80,10 +80,14 @@ def limit_fill(order: Order, trades: TradeArray, *, tick_size: Price) -> Fill | 
 
 
 def is_limit_touched(order: Order, trades: TradeArray) -> bool:
-    """True when a trade since the acceptance was at the limit or better: the queue decided, and nobody tells us."""
-    if order.accepted_ns is None or order.limit_price is None:
+    """True when a trade since it was sent was at the limit or better: the queue decided, and nobody tells us.
+
+    From the sending on and not from the acceptance: the answer takes its time, the market does not wait for it.
+    """
+    since_ns = order.accepted_ns if order.sent_ns is None else order.sent_ns
+    if since_ns is None or order.limit_price is None:
         return False
-    prices = trades["price"][trades["ts_recv"] >= order.accepted_ns]
+    prices = trades["price"][trades["ts_recv"] >= since_ns]
     return bool((prices <= order.limit_price).any() if order.side == "buy" else (prices >= order.limit_price).any())
 
 

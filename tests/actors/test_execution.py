@@ -474,6 +474,31 @@ def test_a_limit_order_is_cancelled_after_its_time() -> None:
     assert desk.machine.positions == ()
 
 
+@pytest.mark.parametrize(("ticks", "left"), [(9, "OrderExpired"), (0, "OrderAmbiguous"), (-1, "FillAssumed")])
+def test_in_real_time_a_limit_order_ends_only_when_its_last_trades_are_on_record(ticks: int, left: str) -> None:
+    """A minute's trades come when it is over: at the order's own end they are still on their way."""
+    desk = Desk(strategy=StrategySettings(veto=False, cancel_after_s=20), clock="system")
+    desk.request(**LIMIT)
+    desk.answer(OrderAccepted)
+    minute_end = Nanos(DECIDED + MINUTE)
+    assert desk.machine.next_deadline() == minute_end
+    cancelled = Nanos(DECIDED + 20 * SECOND)
+    assert desk.put(ClockTicked(ts=cancelled, watermark=DECIDED), cancelled) == ()
+    rows = (("ESM4", Nanos(cancelled - SECOND), ticks, 1), ("ESM4", Nanos(cancelled + SECOND), -9, 1))
+    events = desk.put(TradesReceived(trades=trades_of(*rows)), minute_end)
+    assert types((*events, *desk.tick(minute_end))) == [left]
+
+
+@pytest.mark.parametrize(("passed_s", "left"), [(-1, "OrderExpired"), (1, "OrderAmbiguous")])
+def test_a_limit_order_may_be_filled_before_its_acceptance_is_known(passed_s: int, left: str) -> None:
+    desk = Desk(strategy=StrategySettings(veto=False, cancel_after_s=60))
+    desk.request(**LIMIT)
+    assert desk.trade(Nanos(DECIDED + passed_s * SECOND), -9) == ()
+    desk.now = Nanos(DECIDED + 2 * SECOND)
+    desk.answer(OrderAccepted)
+    assert types(desk.tick(Nanos(DECIDED + 62 * SECOND))) == [left]
+
+
 @pytest.mark.parametrize(("ticks", "is_filled"), [(0, False), (-1, True)])
 def test_a_limit_order_fills_through_its_limit_and_not_at_a_touch(ticks: int, is_filled: bool) -> None:
     desk = Desk()
