@@ -115,8 +115,10 @@ class Account:
                 self.are_entries_open = True
             case SessionStopped():
                 self.was_stopped = True
-            case ActorRestarted(actor="process"):
+            case ActorRestarted(actor="process", is_degraded=is_degraded):
                 self._after_restart()
+                if is_degraded:
+                    self.switches = attrs.evolve(self.switches, is_halted=True)
             case SessionReconciled(session=session):
                 self.unreconciled = tuple(date for date in self.unreconciled if date != session)
             case _:
@@ -229,7 +231,7 @@ class Account:
 
     def may_leave(self, order: Order) -> bool:
         """Limit and switches are asked again before every attempt: what held at the request may be long ago."""
-        if order.intent == "exit":
+        if order.intent != "entry":
             return self.switches.kill != "all"
         is_in_time = order.expires_ns is None or self.now < order.expires_ns
         return (

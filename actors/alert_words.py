@@ -93,6 +93,11 @@ class Teller:
         order = self._orders.get(signal_id)
         return order is None or order.intent == "entry"
 
+    def is_cancel(self, signal_id: str) -> bool:
+        """A safe stop's `cancel_only`."""
+        order = self._orders.get(signal_id)
+        return order is not None and order.intent == "cancel"
+
     def accept(self, signal_id: str) -> None:
         """The order has been accepted."""
         self._accepted.add(signal_id)
@@ -136,6 +141,8 @@ def _rejected(teller: Teller, event: OrderRejected) -> Alert | None:
     text = f"{order}: rejected, nothing was traded (HTTP {event.http_status}, {event.code}: {event.message})"
     if teller.is_entry(event.signal_id):
         return Alert("warning", f"OrderRejected {event.root}", text)
+    if teller.is_cancel(event.signal_id):
+        return Alert("warning", f"OrderRejected {event.root}", f"{text}. The entry ends by its own time limit")
     return Alert("critical", f"OrderRejected {event.root}", f"{text}. The position is held until an exit is accepted")
 
 
@@ -143,9 +150,12 @@ def _ambiguous(teller: Teller, event: OrderAmbiguous) -> Alert | None:
     if teller.is_repeat(event.signal_id):
         return None
     order = f"{teller.order(event.root, event.signal_id)}: may or may not be live, do not resend ({event.cause})"
+    again = (
+        "a cancel again for a minute" if teller.is_cancel(event.signal_id) else "an exit again until one is accepted"
+    )
     key = f"OrderAmbiguous {event.root}"
     if not teller.is_entry(event.signal_id):
-        return Alert("warning", key, f"{order}. The program itself sends an exit again until one is accepted")
+        return Alert("warning", key, f"{order}. The program itself sends {again}")
     does = f"The program never sends it again, counts it as held and enters nothing in {event.root}"
     risk = None if teller.tally.opened is None else teller.tally.opened.risk
     if risk is not None and risk.unknown_policy == "flat":
@@ -299,7 +309,9 @@ def _restarted(teller: Teller, event: ActorRestarted) -> Alert:
     text = f"the program was started again in mid-session (start {event.incarnation}); what it told last may be lost"
     if teller.tally.positions:
         text += f". Positions: {_held(teller.tally.positions.values())}"
-    return Alert("warning", "actor process", text)
+    if event.is_degraded:
+        text += ". It has failed so often in this session that entries are HALTED: find out why, then `resume`"
+    return Alert("critical" if event.is_degraded else "warning", "actor process", text)
 
 
 def _entries_closed(teller: Teller, event: EntriesClosed) -> Alert:

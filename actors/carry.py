@@ -154,7 +154,11 @@ def _state(
         previous_head=head.hash.hex(),
         previous_file_sha256=file_sha256,
         positions=_with_unknown(execution.positions, execution.orders),
-        orders=tuple(order for order in map(_left_behind, execution.orders) if not order.state.is_final),
+        orders=tuple(
+            order
+            for order in map(_left_behind, execution.orders)
+            if not (order.state.is_final or order.intent == "cancel")
+        ),
         # A new session starts its day at zero; a new segment of the same one does not.
         realised_pnl=execution.realised_pnl if is_same_session else Decimal(0),
         tripped=execution.account.tripped if is_same_session else "",

@@ -51,6 +51,7 @@ NO_TRADE_LIMIT = Nanos(600 * SECOND)
 """An accepted market order without a trade of its contract for this long is assumed filled at the last close."""
 UNWATCHED_AFTER = Nanos(30 * SECOND)
 """What is held in a market that has not been seen for this long is told to the operator."""
+CANCEL_TRIED_FOR = Nanos(60 * SECOND)
 CLOSE_AGAIN = Nanos(300 * SECOND)
 """A close of our own that came to nothing is asked for again after this long."""
 
@@ -122,7 +123,7 @@ class Execution:
                 events = self._on_command(command)
             case SafeStopRequested():
                 self.account.are_entries_open = False
-                events = self._close_all("safe_stop") if self.account.session.risk.safestop_policy == "flatten" else []
+                events = self._on_safe_stop()
             case SessionOpened() | StateCarried() | RollDue() as opening:
                 self.account.remember(opening)
                 return ()  # nothing is sent before the session's rolls are known
@@ -200,6 +201,8 @@ class Execution:
         """When an unsent entry expires: 30 s or a quarter of the decision bar. Exits never do."""
         if request.intent == "exit":
             return None
+        if request.intent == "cancel":
+            return Nanos(request.decided_ns + CANCEL_TRIED_FOR)
         limit = request.bar_ns // 4
         if not self.account.is_reversal(request):
             # A reversal's exit is repeated first, and the ticker left alone for a while.
@@ -336,6 +339,39 @@ class Execution:
         entering = {order.root for order in self.account.outbox.orders if order.intent == "entry" and order.attempt}
         roots = sorted(self.account.holdings.positions.keys() | entering)
         return [event for root in roots for event in self._close(root, reason)]
+
+    def _on_safe_stop(self) -> list[Event]:
+        policy = self.account.session.risk.safestop_policy
+        if policy == "flatten":
+            return self._close_all("safe_stop")
+        return [] if policy == "hold" else [self._cancel(order) for order in self._cancellable()]
+
+    def _cancellable(self) -> Iterator[Order]:
+        """Working entries. Not where something is or may be held: its legs would be cancelled as well."""
+        for order in self.account.outbox.orders:
+            is_working = order.intent == "entry" and order.order_type == "limit" and order.is_filling
+            has_legs = order.stop_price is not None or order.target_price is not None
+            is_held = order.root in self.account.holdings.positions or (order.is_touched and has_legs)
+            if is_working and not is_held:
+                yield order
+
+    def _cancel(self, order: Order) -> OrderRequested:
+        return OrderRequested(
+            root=order.root,
+            signal_id=self.account.own_signal_id(order.root, order.contract, "cancel", order.side),
+            contract=order.contract,
+            intent="cancel",
+            side=order.side,
+            quantity=order.quantity,
+            order_type="market",
+            limit_price=None,
+            reference_price=order.reference_price,
+            decided_ns=self.account.now,
+            bar_ns=Nanos(0),
+            reason="safe_stop",
+            entry_signal_id=order.signal_id,
+            cancels_working=True,
+        )
 
     def _close(self, root: str, reason: str, contract: str | None = None) -> list[Event]:
         """Ask for a full exit of `root`: of the side that may be held, or of whichever is."""

@@ -28,6 +28,7 @@ from domain.events import (
     Outcome,
     ProbeAnswered,
     ProbeSubmitted,
+    SafeStopRequested,
     StateCarried,
 )
 from domain.ports import HeldBackError, Webhook
@@ -84,6 +85,8 @@ class HttpRunner:
                 self._kill = "off"
             case StateCarried(switches=Switches(kill=kill)):
                 self._kill = kill
+            case SafeStopRequested() if self._kill == "off":
+                self._kill = "entries"  # also those that only wait for the disk
             case _:
                 pass
 

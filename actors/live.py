@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +22,7 @@ from actors.clock import RealTimeClock
 from actors.faults import Faults
 from actors.feed import FeedActor, FeedFinished
 from actors.feed_memory import FeedMemory
+from actors.health import STALL_STOPS_S, Health, judge_backlog
 from actors.heartbeat import Heartbeat
 from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
@@ -47,9 +49,9 @@ from domain.units import Nanos
 
 QUIESCE_S = 20.0
 """How long an orderly end waits for what is owed and in flight."""
-STALL_CLOSES_ENTRIES_S = 0.25
-STALL_STOPS_S = 2.0
 EXIT_SAFE_STOP = 70
+FAILURES_DEGRADE = 3
+"""With money, after so many crashes and safe stops in a session nothing is entered until the operator says `resume`."""
 
 log = structlog.get_logger()
 
@@ -67,6 +69,9 @@ class LiveParts:
     faults: Faults
     alerts: Alerts | None = None
     heartbeat: Heartbeat | None = None
+    health: Health = attrs.Factory(Health)
+    on_open: Callable[[], None] = lambda: None
+    """Called when a session's machines have caught up and its feed is started."""
     desk: OperatorDesk = attrs.Factory(lambda: OperatorDesk(stop=lambda: None))
 
 
@@ -97,6 +102,7 @@ class SessionRun:
         self._memory = FeedMemory()
         self._children: dict[str, pykka.ActorRef[Any]] = {}
         self._are_entries_open = True
+        self._has_write_failed = False
         codec = RecallingCodec(parts.codec)
         self._recovery = Recovery(parts.machine_parts, codec)
         journal = parts.journals.open(file.path, codec)
@@ -118,6 +124,7 @@ class SessionRun:
         self._status = Status(tally)
         self._sequencer.observe(self._status.fold)
         self._sequencer.observe(self._watch_entries)
+        self._sequencer.observe(parts.health.watch)
         if parts.alerts is not None:
             self._sequencer.observe(parts.alerts.watch(tally, after=head.seq, stalled_s=lambda: self._writer.stalled_s))
         self._http = HttpRunner(
@@ -139,15 +146,20 @@ class SessionRun:
         """Run to the end. Raises JournalWriteFailed when the file could not be written."""
         self._writer.start()
         self._http.start()
+        self._parts.health.attend(
+            self._sequencer, stalled_s=lambda: self._writer.stalled_s, is_simulated=self._plan.is_simulated
+        )
         try:
             self._open()
             if self._parts.heartbeat is not None:
                 self._parts.heartbeat.attend(self._status)
             self._parts.desk.attend(self._sequencer, self._status, lambda: self._writer.backlog)
+            self._parts.on_open()
             while not self._ended.wait(0.2) and not self._stopping.is_set():
                 pass
         finally:
             end = self._close()
+            self._parts.health.leave()
         return end
 
     # ------------------------------------------------------------- starting
@@ -160,7 +172,10 @@ class SessionRun:
         if self._is_restart:
             self._sequencer.publish(
                 ActorRestarted(
-                    actor="process", incarnation=1 + self._tally.restarts["process"], at_seq=self._sequencer.seq
+                    actor="process",
+                    incarnation=1 + self._tally.restarts["process"],
+                    at_seq=self._sequencer.seq,
+                    is_degraded=self._file.opened.mode == "live" and self._tally.failures >= FAILURES_DEGRADE,
                 ),
                 source="supervisor",
             )
@@ -174,7 +189,7 @@ class SessionRun:
                 sequencer=self._sequencer,
                 now=self._parts.now,
                 watermark=self._memory.watermark,
-                each_look=self._guard_writer,
+                each_look=self._guard_backlog,
                 on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"clock: {error!r}")),
             )
             self._clock.start()
@@ -248,6 +263,7 @@ class SessionRun:
 
     def _on_write_failed(self, error: JournalWriteFailed) -> None:
         log.critical("journal write failed", error=str(error))
+        self._has_write_failed = True
         self._finish(SessionEnd(kind="safe_stop", reason=str(error)))
 
     def _watch_entries(self, envelope: Envelope) -> None:
@@ -255,15 +271,17 @@ class SessionRun:
         if envelope.type in ("EntriesClosed", "EntriesOpened"):
             self._are_entries_open = envelope.type == "EntriesOpened"
 
-    def _guard_writer(self) -> None:
-        """In real time a slow disk closes entries, and a standing one ends the process."""
-        stalled_s = self._writer.stalled_s
-        if stalled_s > STALL_STOPS_S:
-            self._finish(SessionEnd(kind="safe_stop", reason=f"the journal has not been written for {stalled_s:.1f} s"))
-        elif stalled_s > STALL_CLOSES_ENTRIES_S and self._are_entries_open:
-            self._sequencer.publish(EntriesClosed(reason="journal writer stalled"), source="supervisor")
-        elif stalled_s <= STALL_CLOSES_ENTRIES_S and not self._are_entries_open:
-            self._sequencer.publish(EntriesOpened(reason="journal writer caught up"), source="supervisor")
+    def _guard_backlog(self) -> None:
+        """In real time a slow disk or machine closes entries, and one that stands ends the process."""
+        if self._halting.is_set():
+            return  # nothing opens entries again while the session ends
+        verdict, reason = judge_backlog(stalled_s=self._writer.stalled_s, owed=self._sequencer.owed)
+        if verdict == "stop":
+            self._finish(SessionEnd(kind="safe_stop", reason=reason))
+        elif verdict == "close_entries" and self._are_entries_open:
+            self._sequencer.publish(EntriesClosed(reason=reason), source="supervisor")
+        elif verdict == "well" and not self._are_entries_open:
+            self._sequencer.publish(EntriesOpened(reason="journal and machines have caught up"), source="supervisor")
 
     # ------------------------------------------------------------- closing
 
@@ -273,12 +291,14 @@ class SessionRun:
         self._halting.set()
         self._sequencer.wake()
         self._stop_actor(self._children.get("feed"))
-        if self._clock is not None:
+        if self._clock is not None and end.kind != "safe_stop":
             self._clock.stop()
         # Machines are supervised to the last: what the final tick asks of them must be answered.
         if end.kind != "safe_stop" and not self._quiesce():
             # Never sealed over an attempt whose outcome may still come.
             end = SessionEnd(kind="safe_stop", reason=f"the pipeline did not come to rest within {QUIESCE_S:.0f} s")
+        if end.kind == "safe_stop":
+            self._safe_stop(end.reason)
         self._stop_actor(self._supervisor)
         self._publish_end(end)
         for name, _ in SUBSCRIBERS:
@@ -286,6 +306,27 @@ class SessionRun:
         self._http.stop()
         self._writer.stop()
         return end
+
+    def _safe_stop(self, reason: str) -> None:
+        """On record and on disk, in the emergency file if need be; then what the policy sends has its time to leave."""
+        log.critical("safe stop", reason=reason)
+        (stop,) = self._sequencer.publish(SafeStopRequested(reason=reason), source="supervisor")
+        is_durable = threading.Event()
+        self._writer.when_durable(stop.seq, is_durable.set)
+        if not is_durable.wait(0 if self._has_write_failed else STALL_STOPS_S):
+            self._writer.fall_back()
+        if self._file.opened.risk.safestop_policy != "hold":
+            self._quiesce()
+            # What was not accepted is tried again while the clock goes on; in simulated time it stands.
+            until_s = time.monotonic() + QUIESCE_S
+            while self._clock is not None and self._has_unsent() and time.monotonic() < until_s:
+                time.sleep(0.1)
+        if self._clock is not None:
+            self._clock.stop()
+
+    def _has_unsent(self) -> bool:
+        _, orders = self._status.open_of()
+        return any(order.intent != "entry" and not order.is_accepted for order in orders)
 
     @staticmethod
     def _stop_actor(ref: pykka.ActorRef[Any] | None) -> None:
@@ -322,11 +363,6 @@ class SessionRun:
             )
             self._sequencer.publish(closed, source="session")
             return
-        if end.kind == "safe_stop":
-            log.critical("safe stop", reason=end.reason)
-            self._sequencer.publish(SafeStopRequested(reason=end.reason), source="supervisor")
-            if self._file.opened.risk.safestop_policy == "flatten":
-                self._quiesce()  # The exits it asks for leave before their actors are stopped.
         positions = tuple(self._tally.positions[root] for root in sorted(self._tally.positions))
         self._sequencer.publish(SessionStopped(reason=end.reason, positions=positions), source="session")
 

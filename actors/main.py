@@ -376,6 +376,22 @@ def alerts_test(log_level: str, /) -> None:
     sys.exit(alerts_test_command(log_level))
 
 
+# ---------------------------------------------------------------- service
+
+
+@cli.command("install-service")
+@click.option("--print", "is_printed", is_flag=True, help="Print the systemd unit (the only thing it does).")
+@click.option("--config", type=click.Path(path_type=Path), help="Default: as for live.")
+@click.option("--user", help="Whom the service runs as. Default: you.")
+def install_service(is_printed: bool, config: Path | None, user: str | None) -> None:
+    """The systemd unit that runs `live` as a service: docs/deployment.md."""
+    from actors.wiring.service import install_service_command
+
+    if not is_printed:
+        raise click.UsageError("this program changes nothing of the system: read what --print prints, then install it")
+    install_service_command(config, user)
+
+
 for command in (*COMMANDS, history):
     cli.add_command(command)
 

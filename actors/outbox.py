@@ -164,6 +164,8 @@ class Outbox:
             order, more = self._after_repeat(order, outcome, now)
         elif order.intent == "exit":
             order, more = self._after_exit(order, outcome, now)
+        elif order.intent == "cancel":
+            order, more = self._after_cancel(order, outcome, now)
         else:
             order, more = self._after_entry(order, outcome, now)
         self.keep(order)
@@ -195,6 +197,19 @@ class Outbox:
             case OrderRejected() if order.fallback and not order.is_last_try:
                 # What was refused is not sent again; the least that closes the position is, once.
                 return attrs.evolve(self._queued(order, now), body=order.fallback, is_last_try=True), []
+            case OrderRejected():
+                return order.moved(OrderState.REJECTED), []
+            case OrderAmbiguous():
+                return self._queued(order.moved(OrderState.AMBIGUOUS), retry_ns(outcome, now)), []
+            case OrderNotSent():
+                return self._queued(order, retry_ns(outcome, now)), []
+
+    def _after_cancel(self, order: Order, outcome: Outcome, now: Nanos) -> tuple[Order, list[Event]]:
+        """Nothing rests on it: what it would have ended ends by its own cancelAfter."""
+        match outcome:
+            case OrderAccepted():
+                ended = OrderExpired(root=order.root, signal_id=order.signal_id, reason="cancel_sent")
+                return order.moved(OrderState.EXPIRED), [ended]
             case OrderRejected():
                 return order.moved(OrderState.REJECTED), []
             case OrderAmbiguous():
@@ -273,7 +288,7 @@ class Outbox:
         waiting = self.of_root(root)
         if any(order.state is OrderState.SUBMITTED for order in waiting):
             return None
-        for order in sorted(waiting, key=lambda order: order.intent != "exit"):
+        for order in sorted(waiting, key=lambda order: order.intent == "entry"):
             ready_ns = self._ready_ns(order, waiting)
             if ready_ns is not None and ready_ns <= now and may_leave(order):
                 return order
@@ -285,9 +300,9 @@ class Outbox:
             return order.repeat_ns
         if order.state is not OrderState.QUEUED:
             return None
-        if order.intent == "exit":
+        if order.intent != "entry":
             return order.not_before_ns
-        if any(other.intent == "exit" for other in of_root):
+        if any(other.intent != "entry" for other in of_root):
             return None
         last = self._last_sent.get(order.root, self._last_before)
         if order.attempt or last is None:

@@ -254,6 +254,20 @@ class Sequencer:
         with self._lock:
             return list(self._in_flight.values())
 
+    @property
+    def owed(self) -> int:
+        """How many events are owed an answer."""
+        return len(self._debts)
+
+    def oldest_debt(self) -> tuple[int, tuple[str, ...]] | None:
+        """The oldest event that is owed an answer, and by whom; None when nothing is."""
+        with self._lock:
+            if not self._debts:
+                return None
+            cause, owing = self._debts[0].cause, self._debts[0].owing
+            # In simulated time an answer may be there and wait for another's.
+            return cause, tuple(each.name for each in owing if (cause, each.name) not in self._answers)
+
     # ---------------------------------------------------------------- waiting
 
     def when_idle(self, callback: Callable[[], None]) -> None:

@@ -257,7 +257,7 @@ class Status:
         if self._unconfirmed:
             yield f"to be confirmed with resolve: {', '.join(sorted(self._unconfirmed))}"
         if not self._are_entries_open:
-            yield "the journal's writer stalls"
+            yield "the journal's writer or a machine is behind"
         if self._is_stopping:
             yield "stopping"
         if self._feed is None or self._feed.status != "live":
@@ -363,6 +363,8 @@ class Status:
         if not self._was_stopped and self._opened is not None and self._opened.mode == "live":
             entering = {order.root for order in self._orders.values() if order.intent == "entry"}
             self._unconfirmed |= self._tally.positions.keys() | entering
+        if restarted.is_degraded:
+            self._switches = attrs.evolve(self._switches, is_halted=True)
         self._was_stopped = self._is_stopping = False
         self._are_entries_open = True
 
@@ -438,7 +440,7 @@ class Status:
                 order.state, order.is_accepted = OrderState.ACCEPTED, True
                 if order.intent == "exit" and not order.is_superseded:
                     order.next_ns = Nanos(now + (REPEAT_AFTER_CANCEL if order.cancels_working else REPEAT_AFTER))
-            case OrderNotSent() | OrderAmbiguous() if order.intent == "exit" or isinstance(outcome, OrderNotSent):
+            case OrderNotSent() | OrderAmbiguous() if order.intent != "entry" or isinstance(outcome, OrderNotSent):
                 order.state, order.next_ns = OrderState.QUEUED, retry_ns(outcome, now)
             case OrderRejected(http_status=status, code=code) if order.intent == "exit" and not order.is_superseded:
                 order.state = OrderState.QUEUED
@@ -448,7 +450,7 @@ class Status:
                     del self._orders[order.signal_id]
                 else:
                     order.next_ns, order.is_last_try = now, True
-            case OrderRejected() if order.intent == "entry":
+            case OrderRejected() if order.intent != "exit":
                 del self._orders[order.signal_id]
             case _:
                 pass

@@ -15,7 +15,9 @@ from domain.events import (
     OrderExpired,
     OrderRequested,
     RiskDecided,
+    SafeStopRequested,
     SessionOpened,
+    SessionStopped,
     SignalEvaluated,
     SliceClosed,
     StateCarried,
@@ -52,6 +54,8 @@ class Tally:
         self.realised_pnl = Decimal(0)
         self.closed_trades = 0
         self.restarts: Counter[str] = Counter()
+        self._ends: Counter[str] = Counter()
+        """Ends of the process on record, by event type."""
         self.feed_ns = Nanos(0)
         self.opened: SessionOpened | None = None
 
@@ -59,6 +63,12 @@ class Tally:
     def orders(self) -> int:
         """Requests of the strategy."""
         return self.entries + sum(self.exits.values())
+
+    @property
+    def failures(self) -> int:
+        """How often the process has ended otherwise than it was told to: crashes, safe stops. Asked while none runs."""
+        crashes = 1 + self.restarts["process"] - self._ends["SessionStopped"]
+        return crashes + self._ends["SafeStopRequested"]
 
     def fold(self, envelope: Envelope) -> None:
         """Take in one event."""
@@ -84,7 +94,7 @@ class Tally:
                 if intent == "entry":
                     self.entries += 1
                     self._asked[request.signal_id] = request
-                else:
+                elif intent == "exit":
                     self.exits[reason] += 1
             case RiskDecided(is_allowed=False, rule=rule):
                 self.refusals[f"risk:{rule}"] += 1
@@ -96,6 +106,8 @@ class Tally:
                     del self.positions[root]
             case ActorRestarted(actor=actor):
                 self.restarts[actor] += 1
+            case SessionStopped() | SafeStopRequested():
+                self._ends[envelope.type] += 1
             case SessionOpened() as opened:
                 self.opened = opened
             case OrderAmbiguous() as outcome:

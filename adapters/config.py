@@ -77,6 +77,7 @@ _TOP_KEYS = (
     "mode",
     "account",
     "journal_dir",
+    "emergency_dir",
     "contract_map",
     "definitions",
     "symbols",
@@ -96,7 +97,7 @@ _LIVE_NEEDS = {
     "risk.max_margin_usd": "initial margin of all of them, US dollars",
     "risk.daily_loss_usd": "the session's loss that ends its entries, US dollars",
     "risk.stale_flatten_s": "seconds without a live feed after which positions are closed",
-    "risk.safestop_policy": "hold or flatten: positions when the process ends itself",
+    "risk.safestop_policy": "hold, cancel_only or flatten: what is sent when the process ends itself",
     "golive.checklist": "the day you went through the checklist of docs/go-live.md, YYYY-MM-DD",
     "golive.account": "the account it was for: the label under `account:`",
 }
@@ -124,6 +125,8 @@ class Config:
     risk: RiskSettings
     roots: tuple[TradedRoot, ...]
     definitions: Path | None = None
+    emergency_dir: Path | None = None
+    """Where the end of a session goes when the journal cannot be written; the demo has none."""
     history_dir: Path | None = None
     """Where stored history is; the demo makes its own."""
     golive: GoLive = GoLive()
@@ -166,6 +169,17 @@ def find_journal_dir(path: Path) -> Path:
     """
     document = _read_checked(path)
     return _path(document, "journal_dir", _default_journal_dir(path, _choice(document, "mode", MODES, "paper")))
+
+
+def find_service(path: Path) -> tuple[Mode, tuple[Path, ...]]:
+    """The mode of the configuration in `path` and the directories that `live` writes to; its secrets are not needed.
+
+    Raises OperatorError (exit 78) with file:line:column.
+    """
+    document = _read_checked(path)
+    mode = cast("Mode", _choice(document, "mode", MODES, "paper"))
+    journal_dir = _path(document, "journal_dir", _default_journal_dir(path, mode))
+    return mode, (journal_dir, _path(document, "emergency_dir", _default_emergency_dir(path, mode)))
 
 
 @attrs.frozen(kw_only=True)
@@ -231,6 +245,7 @@ def load_config(
         account=account,
         clock=clock,
         journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
+        emergency_dir=_path(document, "emergency_dir", _default_emergency_dir(path, mode)),
         models_dir=_path(document, "models_dir", MODELS_DIR),
         history_dir=_path(document, "history_dir", _default_history_dir(path)),
         contract_map=map_path,
@@ -301,6 +316,7 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "mode": config.mode,
         "account": config.account,
         "journal_dir": config.journal_dir,
+        "emergency_dir": config.emergency_dir,
         "contract_map": config.contract_map,
         "definitions": config.definitions,
         "symbols": [root.root for root in config.roots if not root.is_reference],
@@ -366,6 +382,10 @@ def _path(document: YamlMap, key: str, default: Path) -> Path:
 def _default_journal_dir(path: Path, mode: str) -> Path:
     """Each mode its own directory: live never shares one with paper or a demo."""
     return _absolute(path).parent / "journal" / mode
+
+
+def _default_emergency_dir(path: Path, mode: str) -> Path:
+    return _absolute(path).parent / "emergency" / mode
 
 
 def _default_history_dir(path: Path) -> Path:

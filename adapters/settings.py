@@ -119,7 +119,7 @@ RISK_READERS: Mapping[str, Reader] = {
     "feed_lag_s": _whole(5, 300),
     "market_silent_s": _whole(30, 3_600),
     "quiet_root_s": _whole(120, 7_200),
-    "safestop_policy": partial(as_choice, choices=("hold", "flatten")),
+    "safestop_policy": partial(as_choice, choices=("hold", "cancel_only", "flatten")),
     "reconcile_within_days": _whole(1, 30),
 }
 GOLIVE_READERS: Mapping[str, Reader] = {

@@ -593,6 +593,8 @@ class ActorRestarted:
     actor: str
     incarnation: int
     at_seq: int
+    is_degraded: bool = False
+    """Of the process, with money: it failed so often in this session that entries are halted until `resume`."""
 
 
 @event()

@@ -17,7 +17,8 @@ import attrs
 from domain.errors import OurError
 from domain.units import Nanos, Price
 
-Intent = Literal["entry", "exit"]
+Intent = Literal["entry", "exit", "cancel"]
+"""`cancel` ends what works at TradersPost and trades nothing; only a safe stop asks for it."""
 Side = Literal["buy", "sell"]
 OrderType = Literal["market", "limit"]
 

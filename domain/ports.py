@@ -136,6 +136,10 @@ class RunningWriter(JournalWriter, Protocol):
         """Begin committing."""
         ...
 
+    def fall_back(self) -> None:
+        """The journal's disk has failed: make another file, where there is one, what `when_durable` waits for."""
+        ...
+
     def stop(self, timeout_s: float = ...) -> None:
         """Commit what is pending and end. Raises JournalWriteFailed when a commit failed."""
         ...

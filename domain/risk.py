@@ -54,8 +54,8 @@ class RiskSettings:
     """No trade in any root for this long of an open session ends entries until the next one."""
     quiet_root_s: int = 600
     """A root that usually trades every minute or two and has not for this long, while others do, is stale."""
-    safestop_policy: Literal["hold", "flatten"] = "hold"
-    """What becomes of positions when the process ends itself."""
+    safestop_policy: Literal["hold", "cancel_only", "flatten"] = "hold"
+    """When the process ends itself: nothing is sent, working entries are cancelled, or positions are closed."""
     reconcile_within_days: int = 3
     """In `mode: live`, a session older than this that no report was compared with ends entries."""
 

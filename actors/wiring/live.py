@@ -28,6 +28,7 @@ from actors.veto_models import LoadedModels, find_models, keep, load_models
 from actors.warm_up import ExtendHistory, as_left
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts, parse_time
 from actors.wiring.alerts import running_alerts
+from actors.wiring.service import running_service
 from adapters.calendar import CmeCalendar
 from adapters.clock import SystemClock
 from adapters.config import (
@@ -104,9 +105,10 @@ def live_command(request: LiveRequest) -> int:
     )
     with ExitStack() as stack:
         alerts = stack.enter_context(running_alerts(config))
+        service = stack.enter_context(running_service(alerts))
         codec = Codec()
         make_webhook = _webhook_maker(config, stack)
-        journals = SqliteJournals(config.journal_dir, codec)
+        journals = SqliteJournals(config.journal_dir, codec, emergency_dir=config.emergency_dir)
         stack.callback(journals.release)
         desk = OperatorDesk(stop=stopping.set)
         operator = OperatorServer(config.journal_dir, desk.handle)
@@ -131,6 +133,8 @@ def live_command(request: LiveRequest) -> int:
             faults=faults,
             alerts=alerts,
             heartbeat=heartbeat,
+            health=service.health,
+            on_open=service.on_open,
             desk=desk,
         )
         calendar = CmeCalendar(CALENDAR_OVERRIDES_FILE)

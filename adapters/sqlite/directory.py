@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
+from adapters.sqlite.emergency import EmergencyFile, EmergencyWriter
 from adapters.sqlite.journal import JournalFile, create_journal, file_name, journal_entries, seal
 from adapters.sqlite.writer import Writer
 from domain.errors import JournalWriteFailed, OperatorError
@@ -20,7 +21,8 @@ class SqliteJournals:
     Raises OperatorError when another live process holds it or it cannot be written.
     """
 
-    def __init__(self, directory: Path, codec: Codec) -> None:
+    def __init__(self, directory: Path, codec: Codec, *, emergency_dir: Path | None = None) -> None:
+        """With `emergency_dir`, what a failed writer left there is taken into its journal first."""
         self._directory = directory
         self._codec = codec
         try:
@@ -42,8 +44,12 @@ class SqliteJournals:
                 fix="stop it first, or give this one a journal_dir of its own",
             ) from error
 
+        self._emergency = None if emergency_dir is None else EmergencyFile(emergency_dir, directory)
+
     def release(self) -> None:
         """Let another process be live here."""
+        if self._emergency is not None:
+            self._emergency.close()
         self._lock.close()
 
     def entries(self) -> list[JournalEntry]:
@@ -65,7 +71,15 @@ class SqliteJournals:
         on_failure: Callable[[JournalWriteFailed], None],
         before_commit: Callable[[], None],
     ) -> Writer:
-        return Writer(path, durable_seq=durable_seq, on_failure=on_failure, before_commit=before_commit)
+        if self._emergency is None:
+            return Writer(path, durable_seq=durable_seq, on_failure=on_failure, before_commit=before_commit)
+        return EmergencyWriter(
+            path,
+            emergency=self._emergency,
+            durable_seq=durable_seq,
+            on_failure=on_failure,
+            before_commit=before_commit,
+        )
 
     def seal(self, path: Path) -> str:
         return seal(path)

@@ -63,6 +63,9 @@ class Writer:
         if self._thread.is_alive():
             raise JournalWriteFailed(f"the writer did not finish within {timeout_s:.0f} s")
 
+    def fall_back(self) -> None:
+        """Without an emergency file (`emergency`) there is nothing to fall back on."""
+
     def append(self, envelopes: Sequence[Envelope]) -> None:
         """Take one publish; it will be in one commit. Called under the sequencer's lock."""
         with self._changed:

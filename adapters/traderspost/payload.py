@@ -44,14 +44,21 @@ def build_payload(request: OrderRequested, opened: SessionOpened) -> OrderMessag
     """
     root = _traded_root(request, opened)
     ticker = _ticker(request, root, opened)
-    fields = _entry_fields(request, root, opened) if request.intent == "entry" else _exit_fields(request, root)
+    fields: dict[str, JsonValue]
+    match request.intent:
+        case "entry":
+            fields = _entry_fields(request, root, opened)
+        case "exit":
+            fields = _exit_fields(request, root)
+        case "cancel":
+            fields = {"action": "cancel"}
     message: dict[str, JsonValue] = {
         "ticker": ticker,
         **fields,
         "time": _iso_millis(request.decided_ns),
         "extras": _bounded(_extras(request, root, opened)),
     }
-    fallback = "" if request.intent == "entry" else encode({"ticker": ticker, "action": "exit"} | _cancel(request))
+    fallback = "" if request.intent != "exit" else encode({"ticker": ticker, "action": "exit"} | _cancel(request))
     return OrderMessage(ticker=ticker, body=encode(message), fallback=fallback)
 
 
@@ -190,7 +197,7 @@ def _extras(request: OrderRequested, root: TradedRoot, opened: SessionOpened) ->
         "threshold": _ratio(request.threshold, request),
         "model": _model(request, opened),
     }
-    if request.intent == "exit":
+    if request.intent != "entry":
         extras |= {
             "exit_reason": request.reason,
             "entry_signal_id": request.entry_signal_id,

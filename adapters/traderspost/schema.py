@@ -189,7 +189,7 @@ def lint(parsed: Parsed) -> tuple[str, ...]:
         "limit-without-price": fields.get("orderType") == "limit" and "limitPrice" not in fields,
         "quantity-on-full-exit": "quantity" in fields and fields.get("sentiment") == "flat",
         "quantity-on-exit": "quantity" in fields and fields.get("action") == "exit",
-        "action-not-ours": fields.get("action") not in ("buy", "sell", "exit"),
+        "action-not-ours": fields.get("action") not in ("buy", "sell", "exit", "cancel"),
         "order-type-not-ours": fields.get("orderType", "market") not in ("market", "limit"),
         "quantity-type-not-ours": fields.get("quantityType", "fixed_quantity") != "fixed_quantity",
         "leg-not-absolute": not _has_absolute_legs(fields),

@@ -33,6 +33,7 @@ from domain.events import (
     HistoryLoaded,
     OrderAccepted,
     OrderAmbiguous,
+    OrderExpired,
     OrderNotSent,
     OrderRejected,
     OrderRequested,
@@ -374,3 +375,45 @@ def test_a_safe_stop_that_flattens_waits_for_its_exits_before_it_is_stopped(tmp_
         "OrderAccepted",
         "SessionStopped",
     ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "legs", "touched", "sent"),
+    [
+        ("cancel_only", {}, False, ["cancel"]),
+        ("cancel_only", {}, True, ["cancel"]),
+        ("cancel_only", {"stop_price": Price(PRICE - TICK)}, True, []),
+        ("hold", {}, False, []),
+        ("flatten", {}, False, ["exit"]),
+    ],
+)
+def test_a_safe_stop_cancels_what_works_and_leaves_legs_of_what_may_be_held(
+    policy: Any, legs: Any, touched: bool, sent: list[str]
+) -> None:
+    desk = Desk(risk=RiskSettings(safestop_policy=policy), strategy=StrategySettings(veto=False, cancel_after_s=60))
+    desk.request(order_type="limit", limit_price=PRICE, **legs)
+    desk.answer(OrderAccepted)
+    if touched:
+        desk.trade(Nanos(DECIDED + SECOND))
+    requests = asked(desk.put(SafeStopRequested(reason="disk")))
+    assert [request.intent for request in requests] == sent
+
+
+def test_a_cancel_ends_the_entry_once_it_is_accepted_and_is_tried_for_a_minute() -> None:
+    risk = RiskSettings(safestop_policy="cancel_only")
+    desk = Desk(risk=risk, strategy=StrategySettings(veto=False, cancel_after_s=600))
+    desk.request(order_type="limit", limit_price=PRICE)
+    desk.answer(OrderAccepted)
+    (request,) = asked(desk.put(SafeStopRequested(reason="disk")))
+    _, attempt = desk.put(request, source="execution")
+    assert isinstance(attempt, OrderSubmitted)
+    assert attempt.intent == "cancel"
+    assert desk.answer(OrderNotSent, request.signal_id) == ()
+    assert types(desk.tick(Nanos(DECIDED + 10 * SECOND))) == ["OrderSubmitted"]
+    ended = desk.answer(OrderAccepted, request.signal_id, attempt=2)
+    assert [(e.signal_id == request.signal_id, e.reason) for e in ended if isinstance(e, OrderExpired)] == [
+        (True, "cancel_sent"),
+        (False, "cancelled_by_exit"),
+    ]
+    assert desk.machine.orders == ()
+    assert desk.machine.positions == ()

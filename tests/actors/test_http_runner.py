@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
+import attrs
 import pytest
 
 from actors.faults import Faults
 from actors.http_runner import HttpRunner
 from actors.sequencer import HTTP_SOURCE, Sequencer
+from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import JournalFile, create_journal
 from adapters.sqlite.writer import Writer
 from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
 from adapters.traderspost.router import WebhookRouter
-from domain.events import OrderSubmitted
+from domain.events import OrderSubmitted, SafeStopRequested
 from domain.units import Nanos
 from tests.builders import CODEC
 
@@ -63,3 +67,45 @@ def test_no_request_is_received_before_its_intent_is_committed(tmp_path: Path, i
     assert not failures
     with_outcome = [envelope for envelope in JournalFile(path, CODEC).envelopes() if envelope.source == HTTP_SOURCE]
     assert [(envelope.type, envelope.cause) for envelope in with_outcome] == [("OrderAccepted", 1)]
+
+
+@pytest.mark.parametrize(
+    ("intent", "requests", "outcome"), [("entry", 0, "OrderNotSent"), ("exit", 1, "OrderAccepted")]
+)
+def test_of_what_waits_for_a_failed_disk_a_safe_stop_lets_only_exits_go(
+    tmp_path: Path, intent: Any, requests: int, outcome: str
+) -> None:
+    def fail() -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    journals = SqliteJournals(tmp_path / "journal", CODEC, emergency_dir=tmp_path / "emergency")
+    path, failed, failures = journals.create("2024-05-01", 1), threading.Event(), list[BaseException]()
+    writer = journals.writer(path, durable_seq=0, on_failure=lambda error: failed.set(), before_commit=fail)
+    sequencer = Sequencer(writer=writer, codec=CODEC, subscribers=[], is_simulated=False, now=lambda: Nanos(0))
+    local = LocalTradersPost()
+    with LocalTradersPostThread(local) as server:
+        runner = HttpRunner(
+            sequencer=sequencer,
+            webhook=WebhookRouter(server.url, is_live=False),
+            is_simulated=False,
+            now=lambda: Nanos(0),
+            faults=Faults(),
+            on_failure=failures.append,
+        )
+        sequencer.on_submitted(runner.begin)
+        sequencer.observe(runner.watch)
+        writer.start()
+        runner.start()
+        sequencer.publish(attrs.evolve(SUBMITTED, intent=intent), source="execution")
+        assert failed.wait(20)
+        sequencer.publish(SafeStopRequested(reason="disk"), source="supervisor")
+        assert local.ledger().requests == 0, "sent before anything was on a disk"
+        writer.fall_back()
+        assert sequencer.wait_quiet(lambda: False)
+        runner.stop()
+        writer.stop()
+    journals.release()
+    assert not failures
+    assert local.ledger().requests == requests
+    SqliteJournals(tmp_path / "journal", CODEC, emergency_dir=tmp_path / "emergency").release()
+    assert [e.type for e in JournalFile(path, CODEC).envelopes()] == ["OrderSubmitted", "SafeStopRequested", outcome]

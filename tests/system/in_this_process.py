@@ -12,6 +12,7 @@ from typing import Any
 
 from actors.alerts import Alerts
 from actors.faults import Crash, Faults
+from actors.health import Health
 from actors.live import LiveParts, LiveResult, run_live
 from actors.opening import LivePlan, Opener
 from actors.warm_up import ExtendHistory, as_left
@@ -82,6 +83,7 @@ def live_in_thread(
     roots: tuple[str, ...],
     contract_map: Path = CONTRACT_MAP_FILE,
     clock: Any = "feed",
+    mode: Any = "paper",
     crashes: tuple[Crash, ...] = (),
     faults: Faults | None = None,
     risk: RiskSettings | None = None,
@@ -93,12 +95,14 @@ def live_in_thread(
     watch: Callable[[FeedSource], FeedSource] = lambda source: source,
     extend_history: ExtendHistory = as_left,
     universe: tuple[TradedRoot, ...] | None = None,
+    emergency_dir: Path | None = None,
+    health: Health | None = None,
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
     chosen = tuple(root for root in universe or traded_roots(contract_map) if root.root in roots)
     plan = LivePlan(
-        mode="paper",
+        mode=mode,
         is_demo=False,
         account="in-this-process",
         clock=clock,
@@ -113,7 +117,7 @@ def live_in_thread(
         until_ns=until_ns,
     )
     codec = Codec()
-    journals = SqliteJournals(directory / "journal", codec)
+    journals = SqliteJournals(directory / "journal", codec, emergency_dir=emergency_dir)
     client = DatabentoSource(
         key=key, dataset="GLBX.MDP3", gateway=HOST, port=port, heartbeat_interval_s=5, queue_limit=queue_limit
     )
@@ -127,6 +131,7 @@ def live_in_thread(
         now=now,
         faults=faults or Faults(crashes),
         alerts=alerts,
+        health=health or Health(),
     )
     opener = Opener(
         plan=plan,

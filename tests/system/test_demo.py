@@ -45,6 +45,7 @@ COMMANDS = (
     "config show",
     "alerts",
     "alerts test",
+    "install-service",
     "enable",
     "disable",
     "halt",

@@ -43,7 +43,7 @@ INT64 = st.integers(-(2**63), 2**63 - 1)
 FLOAT = st.floats(allow_nan=False, allow_infinity=False)
 BOOL = st.booleans()
 MONEY = st.decimals(allow_nan=False, allow_infinity=False)
-SIDE, INTENT = st.sampled_from(["buy", "sell"]), st.sampled_from(["entry", "exit"])
+SIDE, INTENT = st.sampled_from(["buy", "sell"]), st.sampled_from(["entry", "exit", "cancel"])
 ORDER_TYPE, KILL = st.sampled_from(["market", "limit"]), st.sampled_from(["off", "entries", "all"])
 
 
@@ -208,7 +208,7 @@ RISK = build(
     unknown_policy=st.sampled_from(["flat", "hold"]),
     unknown_flat_after_s=INT64,
     stale_flatten_s=st.none() | INT64,
-    safestop_policy=st.sampled_from(["hold", "flatten"]),
+    safestop_policy=st.sampled_from(["hold", "cancel_only", "flatten"]),
     reconcile_within_days=INT64,
     feed_lag_s=INT64,
     market_silent_s=INT64,
@@ -412,7 +412,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "difference": st.none() | INT64,
     },
     "ActorCrashed": {"actor": TEXT, "at_seq": INT64, "error": TEXT},
-    "ActorRestarted": {"actor": TEXT, "incarnation": INT64, "at_seq": INT64},
+    "ActorRestarted": {"actor": TEXT, "incarnation": INT64, "at_seq": INT64, "is_degraded": st.booleans()},
     "EntriesClosed": REASON,
     "EntriesOpened": REASON,
     "SafeStopRequested": REASON,

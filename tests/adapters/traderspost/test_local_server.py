@@ -252,7 +252,7 @@ def test_what_is_documented_passes(message: dict[str, object]) -> None:
         (json.dumps(ENTRY | {"takeProfit": {"amount": 5}}), "leg-not-absolute"),
         (json.dumps(ENTRY | {"orderType": "stop", "stopPrice": 5050}), "order-type-not-ours"),
         (json.dumps(ENTRY | {"quantityType": "dollar_amount"}), "quantity-type-not-ours"),
-        (json.dumps({"ticker": "MESM2024", "action": "cancel"}), "action-not-ours"),
+        (json.dumps({"ticker": "MESM2024", "action": "add"}), "action-not-ours"),
         (json.dumps(ENTRY | {"quantity": "2"}), "quantity-as-text"),
         (json.dumps(ENTRY | {"signalPrice": 5e-07}), "exponent:5e-07"),
         (json.dumps(ENTRY)[:-1] + ',"action":"buy"}', "duplicate-key"),

@@ -259,6 +259,18 @@ def test_what_is_held_of_a_reference_root_can_be_closed() -> None:
     assert build_payload(exit_request(root="PL", contract="PLN4"), opened()).ticker == "PLN2024"
 
 
+def test_a_cancel_says_nothing_that_could_trade() -> None:
+    asked = exit_request(intent="cancel", reason="safe_stop", cancels_working=True)
+    message = build_payload(asked, opened())
+    parsed_message = parse(message.body)
+    assert isinstance(parsed_message, Parsed)
+    assert isinstance(validate(parsed_message), Signal)
+    assert lint(parsed_message) == ()
+    assert set(sent(asked)) == {"ticker", "action", "time", "extras"}
+    assert sent(asked)["action"] == "cancel"
+    assert message.fallback == ""
+
+
 def test_the_fallback_names_the_contract_held() -> None:
     message = build_payload(exit_request(contract="MESZ3"), opened())
     assert message.fallback == '{"ticker":"MESZ2023","action":"exit"}'
