@@ -195,6 +195,9 @@ def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set
     if opened.mode == "live" and head.status == "open":
         unconfirmed |= {position.root for position in execution.positions}
         unconfirmed |= {order.root for order in execution.orders if order.intent == "entry"}
+    if opened.mode == "live" and head.status == "recovered":
+        # What came after its end may have opened or closed anything.
+        unconfirmed |= {root.root for root in opened.roots if not root.is_reference}
     return unconfirmed
 
 

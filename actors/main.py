@@ -20,6 +20,7 @@ import click
 
 from actors.commands import COMMANDS
 from actors.history_commands import history
+from actors.journal_commands import journal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +36,7 @@ is a tenth of a start's time."""
 _FIX_UNREADABLE = (
     "check the path; a newer file needs the program that wrote it, a damaged one has to come back from a copy"
 )
+_FIX_BROKEN = "restore the file from a copy, or see what `journal repair` can keep"
 _WRITE_FAILED = (
     "What was committed before is safe, and nothing was sent after it.\n"
     "  fix: see that the disk is there, writable and has space; the next start continues the session"
@@ -52,7 +54,7 @@ class _Group(click.Group):
         except OperatorError as error:
             _fail(str(error), error.exit_code)
         except JournalBroken as error:
-            _fail(f"{error}\n  fix: trust nothing from seq {error.seq} on; restore the file from a copy", 1)
+            _fail(f"{error}\n  fix: trust nothing from seq {error.seq} on; {_FIX_BROKEN}", 1)
         except JournalError as error:
             _fail(f"{error}\n  fix: {_FIX_UNREADABLE}", EXIT_UNREADABLE)
         except JournalWriteFailed as error:
@@ -222,23 +224,6 @@ def traderspost(log_level: str, /, **options: Any) -> None:
 # ---------------------------------------------------------------- journal
 
 
-@cli.group()
-def journal() -> None:
-    """Look into session files, all segments of a session together."""
-
-
-@journal.command()
-@click.argument("file", type=click.Path(path_type=Path))
-def verify(file: Path) -> None:
-    """Check order, hash chain and head. Exit 0 clean, 1 broken, 2 unreadable."""
-    from actors.wiring.reading import naming, open_segments
-
-    for segment in open_segments(file):
-        with naming(segment.path):
-            count = segment.verify()
-        click.echo(f"{segment.path.name}: {count} events, chain and head hold, status {segment.head().status}")
-
-
 @journal.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--type", "type_", help="Only events of this type.")
@@ -392,7 +377,7 @@ def install_service(is_printed: bool, config: Path | None, user: str | None) -> 
     install_service_command(config, user)
 
 
-for command in (*COMMANDS, history):
+for command in (*COMMANDS, history, journal):
     cli.add_command(command)
 
 if __name__ == "__main__":

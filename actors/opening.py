@@ -18,7 +18,7 @@ from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.contract_choice import SessionContracts, asked_symbols, choose_contracts, dated
 from actors.machines import MachineParts, MachineSet
 from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_inputs, without_overtaken
-from domain.errors import JournalUnreadable, OperatorError
+from domain.errors import JournalBroken, JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot
@@ -91,9 +91,13 @@ class Opener:
         if not entries:
             return self._new_session(None)
         latest = entries[-1]
+        self._verify(latest)
         opened, status = self._look(latest)
         if status == "closed":
             return self._after_closed(latest, opened)
+        if status == "recovered":
+            log.warning("the file was repaired and lacks its end: new segment", file=latest.path.name)
+            return self._new_segment(latest)
         if self._is_same_program(opened) and self._gains_history(latest, opened):
             log.info("stored history has what this session lacks: new segment", session=latest.session)
             return self._new_segment(latest)
@@ -113,6 +117,16 @@ class Opener:
         journal = self.journals.open(entry.path)
         try:
             return opening_of(journal), journal.head().status
+        finally:
+            journal.close()
+
+    def _verify(self, entry: JournalEntry) -> None:
+        """Nothing is decided from a damaged record. Raises JournalBroken or JournalUnreadable."""
+        journal = self.journals.open(entry.path)
+        try:
+            journal.verify()
+        except JournalBroken as error:
+            raise JournalBroken(f"{entry.path}: {error}", seq=error.seq) from error
         finally:
             journal.close()
 

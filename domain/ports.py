@@ -71,7 +71,7 @@ class Head:
 
     seq: int
     hash: bytes
-    status: Literal["open", "stopped", "closed"]
+    status: Literal["open", "stopped", "closed", "recovered"]
 
 
 class JournalWriter(Protocol):
@@ -122,6 +122,10 @@ class JournalFile(JournalReader, Protocol):
 
     def head(self) -> Head:
         """Last seq, its hash, and the file's status."""
+        ...
+
+    def verify(self) -> int:
+        """Check every row and the head; the number of events. Raises JournalBroken, JournalUnreadable."""
         ...
 
     def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -10,7 +11,7 @@ from typing import IO
 from adapters.sqlite.emergency import EmergencyFile, EmergencyWriter
 from adapters.sqlite.journal import JournalFile, create_journal, file_name, journal_entries, seal
 from adapters.sqlite.writer import Writer
-from domain.errors import JournalWriteFailed, OperatorError
+from domain.errors import JournalUnreadable, JournalWriteFailed, OperatorError
 from domain.ports import Codec, JournalEntry
 
 
@@ -43,6 +44,8 @@ class SqliteJournals:
                 where=str(directory),
                 fix="stop it first, or give this one a journal_dir of its own",
             ) from error
+        for hot in directory.glob("*.db-journal"):
+            _roll_back(hot.with_name(hot.name.removesuffix("-journal")))
 
         self._emergency = None if emergency_dir is None else EmergencyFile(emergency_dir, directory)
 
@@ -87,3 +90,15 @@ class SqliteJournals:
     def remove(self, path: Path) -> None:
         for suffix in ("", "-wal", "-shm"):
             Path(f"{path}{suffix}").unlink(missing_ok=True)
+
+
+def _roll_back(path: Path) -> None:
+    """Undo a sealing that a power cut interrupted: readers may not write, and could not open the file."""
+    path.chmod(0o644)
+    connection = sqlite3.connect(path)
+    try:
+        connection.execute("SELECT count(*) FROM head").fetchone()
+    except sqlite3.Error as error:
+        raise JournalUnreadable(f"{path}: {error}") from error
+    finally:
+        connection.close()

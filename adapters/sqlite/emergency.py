@@ -19,9 +19,9 @@ from typing import Any
 
 import structlog
 
-from adapters.sqlite.journal import Row, to_row
+from adapters.sqlite.journal import Row, status_after, to_row
 from adapters.sqlite.schema import INSERT_EVENT, MOVE_HEAD
-from adapters.sqlite.writer import STATUS_AFTER, Writer
+from adapters.sqlite.writer import Writer
 from domain.envelope import Envelope, chain_hash
 from domain.errors import JournalWriteFailed, OperatorError
 
@@ -131,7 +131,8 @@ class EmergencyFile:
                     self._refuse(f"seq {row[0]} does not continue {journal.name}, which ends at {seq}")
             if lacking:
                 connection.executemany(INSERT_EVENT, lacking)
-                connection.execute(MOVE_HEAD, (lacking[-1][0], head, STATUS_AFTER.get(lacking[-1][3], "open")))
+                is_closed = any(row[3] == "SessionClosed" for row in lacking)
+                connection.execute(MOVE_HEAD, (lacking[-1][0], head, status_after(lacking[-1][3], is_closed=is_closed)))
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             self._refuse(f"it cannot be taken into {journal.name}: {error}")

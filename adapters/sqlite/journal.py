@@ -7,22 +7,28 @@ A file is `2024-05-01.db`, its later segments `2024-05-01.2.db` and so on. Only 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
+from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 from adapters.sqlite.schema import APPLICATION_ID, FORMAT_VERSION, TABLES, TRIGGERS, VIEWS
 from domain.envelope import GENESIS, Envelope, chain_hash
-from domain.errors import JournalBroken, JournalUnreadable, OperatorError
+from domain.errors import JournalBroken, JournalUnreadable, JournalWriteFailed, OperatorError
 from domain.ports import Codec, Head, JournalEntry
 from domain.units import Nanos
 
 _NAME = re.compile(r"^(?P<session>\d{4}-\d{2}-\d{2})(?:\.(?P<segment>[2-9]|[1-9]\d+))?\.db$")
 SEAL_PATIENCE_S = 10.0
 _COLUMNS = "seq, ts_ns, ts_event, type, version, source, incarnation, cause, idx, corr, root, payload, hash"
+
+_UNREADABLE = (sqlite3.Error, UnicodeDecodeError)
+"""What reading a damaged file raises; the second, where its schema is no text any more."""
 
 Row = tuple[int, Nanos, Nanos | None, str, int, str, int, int | None, int, int | None, str | None, str | bytes, bytes]
 """One row of `events`, columns in the table's order."""
@@ -76,6 +82,7 @@ def create_journal(path: Path) -> None:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.close()
         unfinished.rename(path)
+        sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise OperatorError(
             f"cannot create the journal: {error}", where=str(path), fix="check the directory's permissions and space"
@@ -119,8 +126,10 @@ class JournalFile:
                 self._connection.execute(f"PRAGMA {pragma}").fetchone()[0]
                 for pragma in ("application_id", "user_version")
             )
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             raise JournalUnreadable(f"{path}: {error}") from error
+        # A damaged text must reach the chain, which names its seq; SQLite's own module would only refuse it.
+        self._connection.text_factory = partial(str, encoding="utf-8", errors="surrogateescape")
         if application != APPLICATION_ID:
             raise JournalUnreadable(f"{path}: not a journal of this program")
         if version > FORMAT_VERSION:
@@ -163,24 +172,55 @@ class JournalFile:
         """Rows of a read-only query (the views, mostly)."""
         yield from self._rows(sql, parameters)
 
+    def proven(self) -> Iterator[Row]:
+        """The rows from the first on, while order and chain hold.
+
+        Raises JournalBroken at the first that is wrong and JournalUnreadable where SQLite cannot
+        go on, both naming the seq.
+        """
+        previous, expected = GENESIS, 1
+        with closing(self._rows(f"SELECT {_COLUMNS} FROM events ORDER BY seq")) as rows:
+            while True:
+                try:
+                    row = next(rows, None)
+                except JournalUnreadable as error:
+                    raise JournalUnreadable(f"{error}, in reading seq {expected}") from error
+                if row is None:
+                    return
+                seq = row[0]
+                if seq != expected:
+                    raise JournalBroken(f"seq {expected} is missing, {seq} follows", seq=expected)
+                if _row_hash(previous, row) != row[12]:
+                    raise JournalBroken(f"seq {seq}: the hash chain does not hold", seq=seq)
+                yield row
+                previous, expected = row[12], expected + 1
+
     def verify(self) -> int:
         """Check order, chain and head row by row; the number of events.
 
         Raises JournalBroken naming the first seq that is wrong, JournalUnreadable when
         SQLite itself cannot read the file.
         """
-        previous, expected = GENESIS, 1
-        for row in self._rows(f"SELECT {_COLUMNS} FROM events ORDER BY seq"):
-            seq = row[0]
-            if seq != expected:
-                raise JournalBroken(f"seq {expected} is missing, {seq} follows", seq=expected)
-            if _row_hash(previous, row) != row[12]:
-                raise JournalBroken(f"seq {seq}: the hash chain does not hold", seq=seq)
-            previous, expected = row[12], expected + 1
+        self._connection.execute("BEGIN")  # one state of the file, also while it is being written
+        try:
+            return self._verify()
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def _verify(self) -> int:
+        count, digest, last, is_closed = 0, GENESIS, "", False
+        for row in self.proven():
+            count, digest, last = row[0], row[12], row[3]
+            is_closed |= last == "SessionClosed"
         head = self.head()
-        if (head.seq, head.hash) != (expected - 1, previous):
-            raise JournalBroken(f"the head says {head.seq}, the last event is {expected - 1}", seq=expected)
-        return expected - 1
+        if (head.seq, head.hash) != (count, digest):
+            raise JournalBroken(f"the head says {head.seq}, the last event is {count}", seq=count + 1)
+        if head.status not in ("recovered", status_after(last, is_closed=is_closed)):
+            raise JournalBroken(
+                f"the head says {head.status}, the last event is {last or 'none'} (seq {count})", seq=count + 1
+            )
+        return count
 
     # ----------------------------------------------------------- private
 
@@ -198,10 +238,10 @@ class JournalFile:
         chosen: tuple[object, ...] = (*parameters, *(sorted(types) if types is not None else ()))
         return self._rows(sql, (*chosen, source or "") if types is not None else chosen)
 
-    def _rows(self, sql: str, parameters: tuple[object, ...] = ()) -> Iterator[tuple]:  # type: ignore[type-arg]  # columns differ per query
+    def _rows(self, sql: str, parameters: tuple[object, ...] = ()) -> Generator[tuple]:  # type: ignore[type-arg]  # columns differ per query
         try:
             yield from self._connection.execute(sql, parameters)
-        except sqlite3.Error as error:
+        except _UNREADABLE as error:
             raise JournalUnreadable(f"{self.path}: {error}") from error
 
     def _envelope(self, row: Row) -> Envelope:
@@ -224,30 +264,51 @@ class JournalFile:
         )
 
 
-def _row_hash(previous: bytes, row: Row) -> bytes:
+def status_after(last: str, *, is_closed: bool) -> str:
+    """The head's status after a commit that ends in an event of type `last`; a close is final wherever it stands."""
+    return "closed" if is_closed else "stopped" if last == "SessionStopped" else "open"
+
+
+def _row_hash(previous: bytes, row: Row) -> bytes | None:
+    """The hash that belongs to the row; None for a text that is none (nothing has its hash)."""
     seq, ts_ns, ts_event, type_, version, source, incarnation, cause, idx, corr, root, raw, _ = row
-    return chain_hash(
-        previous,
-        seq=seq,
-        ts_ns=ts_ns,
-        ts_event=ts_event,
-        type=type_,
-        version=version,
-        source=source,
-        incarnation=incarnation,
-        cause=cause,
-        idx=idx,
-        corr=corr,
-        root=root,
-        raw=raw,
-    )
+    try:
+        return chain_hash(
+            previous,
+            seq=seq,
+            ts_ns=ts_ns,
+            ts_event=ts_event,
+            type=type_,
+            version=version,
+            source=source,
+            incarnation=incarnation,
+            cause=cause,
+            idx=idx,
+            corr=corr,
+            root=root,
+            raw=raw,
+        )
+    except UnicodeEncodeError:
+        return None
 
 
 def seal(path: Path) -> str:
     """Make a closed file final: one file without WAL, read-only. Returns the file's own sha256 (hex).
 
-    Readers are waited for; OperatorError when one keeps the file open. Sealing twice is nothing.
+    Readers are waited for; OperatorError when one keeps the file open, JournalWriteFailed when the
+    disk does not take it. Sealing twice is nothing.
     """
+    try:
+        _leave_wal(path)
+        path.chmod(0o444)
+        # The next file will name these bytes: SQLite's own journal must not come back after a power cut.
+        sync_directory(path.parent)
+        return file_sha256(path)
+    except (OSError, sqlite3.Error) as error:
+        raise JournalWriteFailed(f"{path}: cannot be sealed: {error}") from error
+
+
+def _leave_wal(path: Path) -> None:
     patience = time.monotonic() + SEAL_PATIENCE_S
     connection = sqlite3.connect(path, isolation_level=None)
     try:
@@ -261,8 +322,15 @@ def seal(path: Path) -> str:
             time.sleep(0.05)
     finally:
         connection.close()
-    path.chmod(0o444)
-    return file_sha256(path)
+
+
+def sync_directory(directory: Path) -> None:
+    """Wait until the names in it are on disk."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _left_wal(connection: sqlite3.Connection) -> bool:

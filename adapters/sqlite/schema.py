@@ -33,7 +33,7 @@ CREATE TABLE head (
     id     INTEGER PRIMARY KEY CHECK (id = 1),
     seq    INTEGER NOT NULL,
     hash   BLOB    NOT NULL,
-    status TEXT    NOT NULL CHECK (status IN ('open', 'stopped', 'closed'))
+    status TEXT    NOT NULL CHECK (status IN ('open', 'stopped', 'closed', 'recovered'))
 ) STRICT;
 """
 

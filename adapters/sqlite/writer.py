@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from adapters.sqlite.journal import to_row
+from adapters.sqlite.journal import status_after, to_row
 from adapters.sqlite.schema import INSERT_EVENT, MOVE_HEAD
 from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed
@@ -22,8 +22,6 @@ from domain.errors import JournalWriteFailed
 COMMIT_INTERVAL_S = 0.05
 CHECKPOINT_PAGES = 4000
 """The WAL is folded back into the file after this many pages of 4 KiB."""
-
-STATUS_AFTER = {"SessionStopped": "stopped"}
 
 
 class Writer:
@@ -135,7 +133,8 @@ class Writer:
         last = rows[-1]
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(INSERT_EVENT, [to_row(envelope) for envelope in rows])
-        connection.execute(MOVE_HEAD, (last.seq, last.hash, _status_after(rows)))
+        is_closed = any(envelope.type == "SessionClosed" for envelope in rows)
+        connection.execute(MOVE_HEAD, (last.seq, last.hash, status_after(last.type, is_closed=is_closed)))
         connection.execute("COMMIT")
         with self._changed:
             del self._pending[: len(rows)]
@@ -145,10 +144,3 @@ class Writer:
             self._waiting = [entry for entry in self._waiting if entry[0] > last.seq]
         for callback in due:
             callback()
-
-
-def _status_after(rows: Sequence[Envelope]) -> str:
-    """The head's status after a commit. A close is final, whatever was sequenced beside it."""
-    if any(envelope.type == "SessionClosed" for envelope in rows):
-        return "closed"
-    return STATUS_AFTER.get(rows[-1].type, "open")

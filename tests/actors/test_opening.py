@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from actors.warm_up import lacking_inputs
 from adapters.calendar import CmeCalendar
 from adapters.sqlite.directory import SqliteJournals
 from adapters.sqlite.journal import file_name
+from adapters.sqlite.repair import repair, replace
 from domain.bars import BarTable, Timeframe
+from domain.errors import JournalBroken
 from domain.events import SessionOpened, StateCarried
 from domain.units import HOUR, Nanos
 from domain.veto import ModelRecord
@@ -30,9 +33,9 @@ REFUSED = ModelRecord(root="NQ", refusal="missing")
 class Desk:
     """A journal directory with one unfinished file that was recorded with MODEL and REFUSED."""
 
-    def __init__(self, directory: Path, parts: MachineParts) -> None:
+    def __init__(self, directory: Path, parts: MachineParts, **changes: Any) -> None:
         self.parts = parts
-        file = SessionFile(parts, models=(MODEL, REFUSED))
+        file = SessionFile(parts, models=(MODEL, REFUSED), **changes)
         file.trade(0)
         file.tick(1)
         self.journals = SqliteJournals(directory, CODEC)
@@ -125,3 +128,37 @@ def test_what_the_models_lack_is_said_when_a_session_opens(desk: Desk) -> None:
         desk.start(attrs.evolve(MODEL, features=("price_usd", "es_daily_return")), REFUSED)
     warnings = [(entry["root"], entry["lacking"]) for entry in logs if "lacking" in entry]
     assert warnings == [("ES", "ES 1h: 0 of 1, ES 1d: 0 of 2")]
+
+
+# ---------------------------------------------------------------- damage
+
+
+def damage(path: Path) -> None:
+    """A row that is not what was written, as someone would leave it who drops the triggers first."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("DROP TRIGGER events_no_update")
+    connection.execute("UPDATE events SET ts_ns = ts_ns + 1 WHERE seq = 5")
+    connection.close()
+
+
+def test_a_damaged_file_is_not_gone_on_with(desk: Desk) -> None:
+    damage(desk.path)
+    with pytest.raises(JournalBroken, match=r"2024-05-01\.db: seq 5"):
+        desk.start(MODEL, REFUSED)
+
+
+@pytest.mark.parametrize(("mode", "unconfirmed"), [("paper", ()), ("live", ("ES", "GC", "NQ"))])
+def test_a_repaired_file_gets_a_segment_and_with_money_the_operator_is_asked(
+    tmp_path: Path, parts: MachineParts, mode: str, unconfirmed: tuple[str, ...]
+) -> None:
+    desk = Desk(tmp_path, parts, mode=mode)
+    damage(desk.path)
+    found = repair(desk.path, tmp_path / "new", CODEC)
+    assert found is not None
+    replace(desk.path, found.path)
+    file = desk.start(MODEL, REFUSED, mode=mode)
+    desk.journals.release()
+    assert file.path.name == file_name("2024-05-01", 2)
+    carried = file.opening[2]
+    assert isinstance(carried, StateCarried)
+    assert carried.unconfirmed == unconfirmed

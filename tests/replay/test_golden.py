@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import sqlite3
 from pathlib import Path
 
 import pytest
 from golden import fold
 from programs import run
+
+from adapters.sqlite.schema import FORMAT_VERSION
+from adapters.sqlite.upcasters import UPCASTERS
+from domain.events import EVENT_VERSIONS
 
 HERE = Path(__file__).resolve().parent
 CURRENT = sorted((HERE / "sessions").glob("*/*.db"))
@@ -24,6 +30,19 @@ def copied(path: Path, directory: Path) -> Path:
 def test_there_are_two_and_they_are_small() -> None:
     assert [path.parent.name for path in CURRENT] == ["crashed", "demo"]
     assert all(path.stat().st_size < 1_000_000 for path in CURRENT)
+
+
+def test_every_format_and_every_older_payload_has_a_session_and_a_way_to_the_present() -> None:
+    """A new format or version of an event brings a recorded session of the old one, and a step in `upcasters.py`."""
+    formats, versions = set(), set()
+    for path in CURRENT + OLDER:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as base:
+            formats.add(base.execute("PRAGMA user_version").fetchone()[0])
+            versions.update(base.execute("SELECT DISTINCT type, version FROM events"))
+    assert formats == set(range(1, FORMAT_VERSION + 1))
+    older = {(type_, version) for type_, newest in EVENT_VERSIONS.items() for version in range(1, newest)}
+    assert older == set(UPCASTERS)
+    assert older <= versions
 
 
 @pytest.mark.parametrize("path", CURRENT, ids=lambda path: path.parent.name)

@@ -18,6 +18,8 @@ from forgery import Forger, changed_program
 from market import CHECKOUT, environment
 from programs import Ended, assert_refused, run
 
+from adapters.sqlite.codec import Codec
+from domain.events import SessionClosed
 from domain.units import Price
 
 pytestmark = pytest.mark.system
@@ -261,6 +263,7 @@ def answers_exchanged(forger: Forger) -> None:
 def an_earlier_end(forger: Forger) -> None:
     """An unfinished file as it was at an earlier moment."""
     del forger.rows[300:]
+    forger.head["status"] = "open"
 
 
 def without_its_last_answer(forger: Forger) -> None:
@@ -268,10 +271,17 @@ def without_its_last_answer(forger: Forger) -> None:
     forger.rows.remove(forger.of("SliceClosed")[-1])
 
 
-def an_earlier_end_called_final(forger: Forger) -> None:
-    """The same, called finished: nothing is owed there, and the head's status is hashed by nobody."""
-    del forger.rows[forger.of("FillAssumed")[-1]["seq"] :]
+def finished_after(forger: Forger, seq: int) -> None:
+    """Called finished at an earlier end, with the event that says so."""
+    end = forger.of("SessionStopped")[-1] | {"type": "SessionClosed"}
+    closed = SessionClosed(events=seq, decisions=1, orders=1, head="")
+    forger.rows[seq:] = [end | {"payload": Codec().encode(closed)}]
     forger.head["status"] = "closed"
+
+
+def an_earlier_end_called_final(forger: Forger) -> None:
+    """An earlier end at which nothing is owed, called finished."""
+    finished_after(forger, forger.of("FillAssumed")[-1]["seq"])
 
 
 @pytest.mark.parametrize(
@@ -300,11 +310,20 @@ def test_what_no_decision_depends_on_can_be_forged(
     assert report(forger.save(tmp_path))["identical"]
 
 
+def test_a_file_that_is_only_called_finished_is_refused(session: Path, tmp_path: Path) -> None:
+    """The head's status is hashed by nobody, but it is that of the last event."""
+    forger = Forger(session)
+    forger.head["status"] = "closed"
+    damaged = forger.save(tmp_path)
+    said = "the head says closed, the last event is SessionStopped"
+    assert_refused(run("journal", "verify", damaged), 1, str(damaged), said)
+    assert_refused(replay(damaged), 2, str(damaged), said)
+
+
 def test_a_finished_file_must_hold_every_answer_to_its_last_event(session: Path, tmp_path: Path) -> None:
     forger = Forger(session)
     last = forger.of("ClockTicked")[-1]
-    del forger.rows[last["seq"] :]
-    forger.head["status"] = "closed"
+    finished_after(forger, last["seq"])
     found = divergence(forger, tmp_path)
     assert (found["seq"], found["type"], found["kind"]) == (last["seq"], "SliceClosed", "not on record")
 
