@@ -47,12 +47,16 @@ class SteppedRunner(HttpRunner):
 
     def drop(self) -> None:
         """The process is over: what was on its way is nobody's."""
-        self.turn()  # what was begun has become a task
-        for task in tuple(self._tasks):
-            task.cancel()
+        self._cancel()
+        self.turn()  # what was begun becomes a task, and never starts
         while self._tasks:
+            self._cancel()
             self.turn()
         self._loop.close()
+
+    def _cancel(self) -> None:
+        for task in tuple(self._tasks):
+            task.cancel()
 
 
 class SteppedClock(RealTimeClock):

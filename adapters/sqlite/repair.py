@@ -76,8 +76,8 @@ def repair(path: Path, target: Path, codec: Codec) -> Repair | None:
 def replace(path: Path, repaired: Path) -> Path:
     """Put the damaged file with what belongs to it in quarantine, the repaired one in its place. Its new place.
 
-    Only where no live process is (hold the directory). Died in the middle, the file under `path` is
-    missing or the damaged one: `path` is taken away first, so that nothing is written to either.
+    Only where no live process is (hold the directory). The damaged file stays under `path` until the
+    repaired one takes its name, so a start in between finds the damage and refuses.
     """
     quarantine = path.parent / QUARANTINE
     quarantine.mkdir(exist_ok=True)

@@ -102,6 +102,7 @@ ORDERS = build(
     state=st.sampled_from(OrderState),
     attempt=INT64,
     not_before_ns=INT64,
+    sent_ns=st.none() | INT64,
     accepted_ns=st.none() | INT64,
     filled_ns=st.none() | INT64,
     repeat_ns=st.none() | INT64,
