@@ -345,6 +345,9 @@ class _Scenario:
     def _draw_inputs(self) -> tuple[Input, ...]:
         draw, inputs = self._draw, []
         count = draw.choice((0, 0, 1, 2)) if "operator" in self._trouble else 0
+        kinds = ["flatten", "kill", "kill all", "halt", "disable"]
+        if self._opened.clock == "system":
+            kinds.append("entries")  # a stalled writer closes entries in real time only, until the next process
         for start in sorted(self._moment() for _ in range(count)):
             root = draw.choice(("", *CONTRACTS))
             events: tuple[Event, ...] = {
@@ -354,7 +357,7 @@ class _Scenario:
                 "halt": (CommandReceived(command="halt"), CommandReceived(command="resume")),
                 "disable": (CommandReceived(command="disable", argument=root), CommandReceived(command="enable")),
                 "entries": (EntriesClosed(reason="stall"), EntriesOpened(reason="caught up")),
-            }[draw.choice(("flatten", "kill", "kill all", "halt", "disable", "entries"))]
+            }[draw.choice(kinds)]
             ts = start
             for event in events:
                 source = "supervisor" if isinstance(event, EntriesClosed | EntriesOpened) else "operator"
