@@ -14,6 +14,7 @@ from decimal import Decimal
 import attrs
 
 from actors.account import Account
+from actors.closes import Closes
 from domain.envelope import Envelope
 from domain.events import (
     HTTP_SOURCE,
@@ -29,10 +30,8 @@ from domain.events import (
     OrderRequested,
     Outcome,
     PositionResolved,
-    PositionUnwatched,
     ProbeAnswered,
     RiskDecided,
-    RiskTripped,
     RollDue,
     SafeStopRequested,
     SessionOpened,
@@ -49,11 +48,7 @@ from domain.units import MINUTE, SECOND, Nanos, Price
 
 NO_TRADE_LIMIT = Nanos(600 * SECOND)
 """An accepted market order without a trade of its contract for this long is assumed filled at the last close."""
-UNWATCHED_AFTER = Nanos(30 * SECOND)
-"""What is held in a market that has not been seen for this long is told to the operator."""
 CANCEL_TRIED_FOR = Nanos(60 * SECOND)
-CLOSE_AGAIN = Nanos(300 * SECOND)
-"""A close of our own that came to nothing is asked for again after this long."""
 
 
 class Execution:
@@ -92,10 +87,7 @@ class Execution:
     def __init__(self, build_payload: OrderPayload) -> None:
         self._build_payload = build_payload
         self.account = Account()
-        self._asked_to_close: dict[str, Nanos] = {}
-        """When a close of our own was last asked for, by root."""
-        self._told_unwatched: dict[str, Nanos] = {}
-        """By root: the beginning of the blindness that was last told."""
+        self._closes = Closes(self.account)
         self._covered_ns = Nanos(0)
         """Every trade received before is on record: in real time a minute's trades come when it is over."""
 
@@ -107,7 +99,7 @@ class Execution:
                 events = self._fill(trades)
             case SliceClosed() as closed:
                 self.account.holdings.mark(closed.minutes)
-                events = self._watch_loss()
+                events = self._closes.watch_loss()
             case ClockTicked(ts=ts, watermark=watermark):
                 self.account.now = ts
                 self._covered_ns = ts if self.account.session.clock == "feed" else watermark
@@ -123,7 +115,7 @@ class Execution:
                 events = self._on_command(command)
             case SafeStopRequested():
                 self.account.are_entries_open = False
-                events = self._on_safe_stop()
+                events = self._closes.on_safe_stop()
             case SessionOpened() | StateCarried() | RollDue() as opening:
                 self.account.remember(opening)
                 return ()  # nothing is sent before the session's rolls are known
@@ -237,12 +229,7 @@ class Execution:
                 if ends is not None:
                     # Not before its last trades can be on record.
                     yield ends if self.account.session.clock == "feed" else Nanos(-(-ends // MINUTE) * MINUTE)
-        for root in self.account.holdings.positions:
-            for due, _ in self._closes_due(root):
-                yield max(due, self._may_ask_ns(root))
-            since = self._untold_since(root)
-            if since is not None:
-                yield Nanos(since + UNWATCHED_AFTER)
+        yield from self._closes.deadlines()
 
     def _cancel_ns(self, order: Order) -> Nanos | None:
         if order.order_type != "limit" or order.accepted_ns is None:
@@ -258,12 +245,7 @@ class Execution:
             if order.is_filling:
                 events += self._end_waiting(order, ts)
         events += self.account.outbox.on_clock(ts)
-        for root in sorted(self.account.holdings.positions):
-            events += self._tell_unwatched(root, ts)
-            reason = next((reason for due, reason in self._closes_due(root) if ts >= due), None)
-            if reason is not None and ts >= self._may_ask_ns(root):
-                events += self._close(root, reason)
-        return events
+        return events + self._closes.on_clock(ts)
 
     def _end_waiting(self, order: Order, ts: Nanos) -> list[Event]:
         """An accepted order that nothing has filled for as long as it may work."""
@@ -285,132 +267,6 @@ class Execution:
             cause = "the feed was not live when its time ended: it may have been filled"
         return [OrderAmbiguous(root=order.root, signal_id=order.signal_id, attempt=order.attempt, cause=cause)]
 
-    # ------------------------------------------------------------- closes of our own
-
-    def _closes_due(self, root: str) -> Iterator[tuple[Nanos, str]]:
-        """(when, why) of the closes that limits of the account demand for a held root."""
-        if self.account.outbox.has_exit(root):
-            return
-        risk, held = self.account.session.risk, self.account.holdings.positions[root]
-        if held.is_unknown and risk.unknown_policy == "flat":
-            yield Nanos(held.opened_ns + risk.unknown_flat_after_s * SECOND), "unknown"
-        unwatched = self.account.unwatched(root)
-        if risk.stale_flatten_s is not None and unwatched is not None:
-            yield Nanos(unwatched[0] + risk.stale_flatten_s * SECOND), "stale_feed"
-        if self.account.tripped and risk.daily_loss_action == "flatten":
-            yield self.account.now, self.account.tripped
-
-    def _untold_since(self, root: str) -> Nanos | None:
-        """Since when a held root is not watched, while that has not been told."""
-        unwatched = self.account.unwatched(root)
-        return None if unwatched is None or self._told_unwatched.get(root) == unwatched[0] else unwatched[0]
-
-    def _tell_unwatched(self, root: str, ts: Nanos) -> list[Event]:
-        unwatched, since = self.account.unwatched(root), self._untold_since(root)
-        if unwatched is None or since is None or ts < since + UNWATCHED_AFTER:
-            return []
-        self._told_unwatched[root] = since
-        held = self.account.holdings.positions[root]
-        return [
-            PositionUnwatched(
-                root=root, contract=held.contract, quantity=held.quantity, since=since, reason=unwatched[1]
-            )
-        ]
-
-    def _may_ask_ns(self, root: str) -> Nanos:
-        """When a close of the position in `root` may be asked for, if it was asked for before."""
-        asked = self._asked_to_close.get(root)
-        if asked is None or asked < self.account.holdings.positions[root].opened_ns:
-            return Nanos(0)
-        return Nanos(asked + CLOSE_AGAIN)
-
-    def _watch_loss(self) -> list[Event]:
-        """The daily stop, by the closes of the minute: realised and open, the worse case of what is unknown."""
-        limit = self.account.session.risk.daily_loss_usd
-        if limit is None or self.account.tripped or (pnl := self.account.holdings.worst_pnl()) > -limit:
-            return []
-        self.account.tripped = "daily_loss"
-        action = self.account.session.risk.daily_loss_action
-        tripped = RiskTripped(rule=self.account.tripped, detail=f"P&L {pnl} USD, limit -{limit}", action=action)
-        return [tripped, *(self._close_all("daily_loss") if action == "flatten" else ())]
-
-    def _close_all(self, reason: str) -> list[Event]:
-        """Close whatever is held, being entered, or perhaps held."""
-        entering = {order.root for order in self.account.outbox.orders if order.intent == "entry" and order.attempt}
-        roots = sorted(self.account.holdings.positions.keys() | entering)
-        return [event for root in roots for event in self._close(root, reason)]
-
-    def _on_safe_stop(self) -> list[Event]:
-        policy = self.account.session.risk.safestop_policy
-        if policy == "flatten":
-            return self._close_all("safe_stop")
-        return [] if policy == "hold" else [self._cancel(order) for order in self._cancellable()]
-
-    def _cancellable(self) -> Iterator[Order]:
-        """Working entries. Not where something is or may be held: its legs would be cancelled as well."""
-        for order in self.account.outbox.orders:
-            is_working = order.intent == "entry" and order.order_type == "limit" and order.is_filling
-            has_legs = order.stop_price is not None or order.target_price is not None
-            is_held = order.root in self.account.holdings.positions or (order.is_touched and has_legs)
-            if is_working and not is_held:
-                yield order
-
-    def _cancel(self, order: Order) -> OrderRequested:
-        return OrderRequested(
-            root=order.root,
-            signal_id=self.account.own_signal_id(order.root, order.contract, "cancel", order.side),
-            contract=order.contract,
-            intent="cancel",
-            side=order.side,
-            quantity=order.quantity,
-            order_type="market",
-            limit_price=None,
-            reference_price=order.reference_price,
-            decided_ns=self.account.now,
-            bar_ns=Nanos(0),
-            reason="safe_stop",
-            entry_signal_id=order.signal_id,
-            cancels_working=True,
-        )
-
-    def _close(self, root: str, reason: str, contract: str | None = None) -> list[Event]:
-        """Ask for a full exit of `root`: of the side that may be held, or of whichever is."""
-        if self._asked_to_close.get(root) == self.account.now:
-            return []  # Asked for twice in one moment (by a command and by a limit) it is one intent.
-        self._asked_to_close[root] = self.account.now
-        held = self.account.holdings.positions.get(root)
-        entry = next((order for order in self.account.outbox.of_root(root) if order.intent == "entry"), None)
-        if contract is None:
-            known = held or entry
-            contract = known.contract if known is not None else self.account.active.get(root)
-        if contract is None:
-            return []
-        quantity = 0
-        if held is not None:
-            quantity = held.quantity
-        elif entry is not None:
-            quantity = entry.quantity if entry.side == "buy" else -entry.quantity
-        side: Side = "buy" if quantity < 0 else "sell"
-        request = OrderRequested(
-            root=root,
-            signal_id=self.account.own_signal_id(root, contract, "exit", side),
-            contract=contract,
-            intent="exit",
-            side=side,
-            quantity=abs(quantity) or 1,
-            order_type="market",
-            limit_price=None,
-            reference_price=self.account.holdings.known_price(contract) or (Price(0) if held is None else held.price),
-            decided_ns=self.account.now,
-            bar_ns=Nanos(0),
-            reason=reason,
-            entry_signal_id=None if held is None else held.entry_signal_id,
-            cancels_working=True,
-            # What may not exist is closed on its side only: the other side would not be ours.
-            is_flatten=held is None or not held.is_unknown,
-        )
-        return [request]
-
     # ------------------------------------------------------------- the operator
 
     def _on_command(self, command: CommandReceived) -> list[Event]:
@@ -418,15 +274,17 @@ class Execution:
         self.account.switches = self.account.switches.commanded(command.command, root, self.account.roots)
         match command.command:
             case "resume":
-                self._asked_to_close.clear()  # what the kill switch has kept back may be asked for at once
+                self._closes.forget_asked(
+                    *self.account.roots
+                )  # what the kill switch has kept back may be asked for at once
                 return []
             case "flatten" if root:
-                return self._close(root, "operator")
+                return self._closes.close(root, "operator")
             case "flatten":
-                return self._close_all("operator")
+                return self._closes.close_all("operator")
             case "stop":
                 self.account.is_stopping = True
-                return self._close_all("operator") if root == "flatten" else []
+                return self._closes.close_all("operator") if root == "flatten" else []
             case "resolve":
                 return self._resolve(root, command.quantity or 0, command.reason)
             case _:
@@ -448,7 +306,7 @@ class Execution:
         if price is None and quantity:
             return []
         self.account.unconfirmed -= {root}
-        self._asked_to_close.pop(root, None)
+        self._closes.forget_asked(root)
         price = price or Price(0)
         events: list[Event] = [
             PositionResolved(root=root, contract=contract, quantity=quantity, price=price, reason=reason)
@@ -565,7 +423,7 @@ class Execution:
             rule=fill.rule,
             pnl=self.account.holdings.close(held.root, fill.price),
         )
-        return [filled, *self._close(held.root, fill.rule, held.contract)]
+        return [filled, *self._closes.close(held.root, fill.rule, held.contract)]
 
 
 def _decided(request: OrderRequested, *, is_allowed: bool, rule: str = "", detail: str = "") -> RiskDecided:

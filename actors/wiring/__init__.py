@@ -28,6 +28,7 @@ DECISION_CODE = (
     "domain",
     "actors/account.py",
     "actors/bars.py",
+    "actors/closes.py",
     "actors/execution.py",
     "actors/holdings.py",
     "actors/machines.py",
