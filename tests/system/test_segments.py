@@ -149,7 +149,7 @@ SAME_VALUES = (
         ("feed: {heartbeat_interval_s: 6}\n", (), ONE),
         ("risk: {max_positions: 3}\n", (), TWO),
         pytest.param("strategy: {stop_pct: 1.01}\n", (), TWO, marks=pytest.mark.soak),
-        ("{}\n", ("--seed", "2"), TWO),
+        pytest.param("{}\n", ("--seed", "2"), TWO, marks=pytest.mark.soak),
     ],
     ids=["the same values", "another heartbeat", "another limit", "another stop", "another seed"],
 )
