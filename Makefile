@@ -28,9 +28,8 @@ types: $(STAMP)
 imports: $(STAMP)
 	$(BIN)/lint-imports
 
-# One more than two cores: some tests wait for real time.
 tests: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # The large counts: minutes to hours, not part of `make test`.
 soak: $(STAMP)
