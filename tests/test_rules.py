@@ -16,7 +16,10 @@ DECIDING = [
     CHECKOUT / "adapters" / "traderspost" / "payload.py",
     *(
         CHECKOUT / "actors" / f"{name}.py"
-        for name in ("account", "bars", "execution", "holdings", "machines", "outbox", "roll_supervisor", "strategy")
+        for name in (
+            *("account", "bars", "closes", "execution", "holdings", "machines"),
+            *("outbox", "roll_supervisor", "strategy"),
+        )
     ),
     *(CHECKOUT / "models" / f"{name}.py" for name in ("bundle", "compiled_walk", "forest", "manifest", "walk")),
 ]

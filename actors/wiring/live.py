@@ -193,7 +193,10 @@ def _config_of(request: LiveRequest) -> Config:
     path = find_config(request.config, os.environ, Path.cwd())
     config = load_config(path, request.overlay, os.environ).config
     if request.journal_dir is not None:
-        config = attrs.evolve(config, journal_dir=request.journal_dir.absolute())
+        place = request.journal_dir.absolute()
+        # Two journals never share an emergency file: a start takes in what is there as its own.
+        emergency_dir = None if config.emergency_dir is None else config.emergency_dir / place.name
+        config = attrs.evolve(config, journal_dir=place, emergency_dir=emergency_dir)
     return config
 
 
