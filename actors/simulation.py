@@ -305,13 +305,14 @@ class Process:
             # Live notices within moments, and what it publishes meanwhile is lost.
             self._doomed = self._draw.randint(1, 40)
         self.disk.commit()
-        if self._is_forgetting and self.disk.failure is not None:
-            raise ProcessDied
         self.reach()
 
     def _on_barrier(self) -> None:
-        if self._is_forgetting:
-            self.commit()  # who forgets blocks until it is on disk
+        if not self._is_forgetting:
+            return
+        self.commit()  # who forgets blocks until it is on disk
+        if self.disk.failure is not None:
+            raise ProcessDied  # a failed disk ends a live process here; nobody would wake this one
 
     def _wait_in_vain(self) -> None:
         """Nothing can run and something is in flight: the disk has failed, or nobody will ever answer."""
@@ -386,6 +387,8 @@ class Process:
         actor = self._actors[name]
         if actor.actor_stopped.is_set():
             return
+        if not self._has_mail(name):
+            self._break("rest", f"{name} has nothing to do and is not done")
         message = actor.actor_inbox.get().message
         try:
             actor.receive(message)

@@ -49,6 +49,13 @@ def test_the_invariants_hold_whatever_a_seed_draws() -> None:
     assert sum(one.messages for one in lived) > 4 * len(lived)
 
 
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("seed", [3074, 8478])
+def test_a_disk_that_fails_while_a_process_starts_ends_that_process(seed: int) -> None:
+    lived = simulate(seed)
+    assert (lived.violations, lived.processes > 2) == ((), True)
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(14_400)
 def test_the_invariants_hold_in_ten_thousand_scenarios() -> None:
