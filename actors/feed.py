@@ -385,8 +385,8 @@ class FeedActor(SupervisedActor):
 
     def _publish_held(self, count: int) -> None:
         batch, self._held = self._held[:count], self._held[count:]
-        is_known = np.isin(batch["instrument_id"], sorted(self._memory.ids))
-        if not is_known.all():
+        if not self._memory.ids.issuperset(batch["instrument_id"].tolist()):
+            is_known = np.isin(batch["instrument_id"], sorted(self._memory.ids))
             self._keep_nameless(batch[~is_known])
             batch = batch[is_known]
         if len(batch):

@@ -108,4 +108,17 @@ VIEWS: dict[str, str] = {
 }
 
 INSERT_EVENT = "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+ROWS_PER_INSERT = 64
+"""As many forms of `insert_events` as a connection keeps prepared, and not more."""
+
+
+def insert_events(count: int) -> str:
+    """INSERT_EVENT for `count` rows at once, their values one after another.
+
+    One statement gives up the interpreter's lock once; `executemany` does for each row, and may wait for it as often.
+    """
+    row = INSERT_EVENT.partition("VALUES ")[2]
+    return INSERT_EVENT + f", {row}" * (count - 1)
+
+
 MOVE_HEAD = "UPDATE head SET seq = ?, hash = ?, status = ? WHERE id = 1"

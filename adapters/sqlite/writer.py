@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adapters.sqlite.journal import status_after, to_row
-from adapters.sqlite.schema import INSERT_EVENT, MOVE_HEAD
+from adapters.sqlite.schema import MOVE_HEAD, ROWS_PER_INSERT, insert_events
 from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed
 
@@ -69,7 +69,6 @@ class Writer:
         with self._changed:
             if not self._pending:
                 self._pending_since = time.monotonic()
-                self._changed.notify_all()
             self._pending.extend(envelopes)
 
     def pending(self) -> list[Envelope]:
@@ -120,11 +119,10 @@ class Writer:
     def _await_work(self) -> bool:
         """Sleep until there is something to commit and it is time; False when all is done."""
         with self._changed:
-            while not self._pending and not self._is_stopping:
-                self._changed.wait()
-            due = self._pending_since + COMMIT_INTERVAL_S
-            while not self._waiting and not self._is_stopping and (rest := due - time.monotonic()) > 0:
-                self._changed.wait(rest)
+            # It looks by itself, and is not woken by what comes: that would be one more thread in the way of an order.
+            while not (self._waiting and self._pending) and not self._is_stopping:
+                if not self._changed.wait(COMMIT_INTERVAL_S) and self._pending:
+                    break
             return bool(self._pending)
 
     def _commit(self, connection: sqlite3.Connection) -> None:
@@ -132,7 +130,9 @@ class Writer:
         rows = self.pending()
         last = rows[-1]
         connection.execute("BEGIN IMMEDIATE")
-        connection.executemany(INSERT_EVENT, [to_row(envelope) for envelope in rows])
+        for start in range(0, len(rows), ROWS_PER_INSERT):
+            some = rows[start : start + ROWS_PER_INSERT]
+            connection.execute(insert_events(len(some)), [value for envelope in some for value in to_row(envelope)])
         is_closed = any(envelope.type == "SessionClosed" for envelope in rows)
         connection.execute(MOVE_HEAD, (last.seq, last.hash, status_after(last.type, is_closed=is_closed)))
         connection.execute("COMMIT")
