@@ -21,7 +21,7 @@ from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_inputs,
 from domain.errors import JournalBroken, JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.ibs import StrategySettings
-from domain.instruments import TradedRoot
+from domain.instruments import TradedRoot, pairs_of
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
@@ -239,7 +239,7 @@ class Opener:
         carried, history = without_overtaken(carried, more, history), more
         path = self.journals.create(opened.session.date.isoformat(), opened.segment)
         log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
-        for root, lacking in lacking_inputs(opened.models, history.tables):
+        for root, lacking in lacking_inputs(opened.models, history.tables, pairs_of(opened.roots)):
             log.warning(
                 "no entries of this root until it has the bars that its model reads",
                 root=root,

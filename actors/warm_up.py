@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import attrs
 
@@ -10,7 +10,7 @@ from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import HistoryLoaded, SessionOpened, StateCarried
 from domain.feature_book import CarriedPercentile
 from domain.features import BASES, required_inputs
-from domain.instruments import ResolvedContract
+from domain.instruments import ResolvedContract, pairs_of
 from domain.sessions import Session
 from domain.veto import ModelRecord
 
@@ -27,12 +27,15 @@ def as_left(
     return history
 
 
-def lacking_inputs(models: Sequence[ModelRecord], tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
+def lacking_inputs(
+    models: Sequence[ModelRecord], tables: Sequence[BarTable], pairs: Mapping[str, str]
+) -> Iterator[tuple[str, str]]:
     """(root, what is too short in words) of each model that the history does not suffice for."""
     held = {(table.root, table.timeframe): len(table) for table in tables}
     for model in models:
         needs: dict[tuple[str, Timeframe], int] = {}
-        for need in required_inputs(model.features, model.feature_set) if not model.refusal else ():
+        pair = pairs.get(model.root)
+        for need in required_inputs(model.features, model.feature_set, pair=pair) if not model.refusal else ():
             place = (need.root or model.root, need.timeframe)
             needs[place] = max(needs.get(place, 0), need.bars)
         short = [
@@ -47,7 +50,7 @@ def lacking_inputs(models: Sequence[ModelRecord], tables: Sequence[BarTable]) ->
 def lacking_bars(opened: SessionOpened, tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
     """(root, what is too short in words) of each traded root, for its model or for its warm-up."""
     held = {(table.root, table.timeframe): len(table) for table in tables}
-    yield from lacking_inputs(opened.models, tables)
+    yield from lacking_inputs(opened.models, tables, pairs_of(opened.roots))
     wanted, timeframe = opened.strategy.warmup_bars, opened.strategy.decision_timeframe
     for root in opened.roots if timeframe != "1m" and not opened.models else ():
         if not root.is_reference and held.get((root.root, timeframe), 0) < wanted:

@@ -17,16 +17,19 @@ from array import array
 from base64 import b64decode, b64encode
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 import attrs
 import numpy as np
 
+from domain.bar_window import BarWindow
 from domain.bars import Bar, BarTable, Timeframe
 from domain.errors import OurError
-from domain.feature_set import BarWindow
 from domain.features import (
     BASES,
     FEATURES,
+    PAIR,
+    PAIR_REACH,
     BarInput,
     Feature,
     PercentileBase,
@@ -95,14 +98,26 @@ class CarriedPercentile:
 
 
 class FeatureBook:
-    """Windows and populations of every root. `bases` says which populations a root keeps (`required_bases`)."""
+    """Windows and populations of every root. `bases` says which populations a root keeps (`required_bases`),
+    `pairs` which root its pair features read.
+    """
 
-    def __init__(self, *, bases: Mapping[str, Collection[str]], days_since: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        bases: Mapping[str, Collection[str]],
+        days_since: int = 0,
+        pairs: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._days_since = days_since
+        self._pairs = dict(pairs)
         self._populations: dict[str, dict[str, _Population]] = {
             root: {name: _Population(BASES[name]) for name in sorted(names)} for root, names in sorted(bases.items())
         }
         self._windows: dict[tuple[str, Timeframe], BarWindow] = {}
+        self._unranked: list[tuple[str, Nanos]] = []
+        """Roots and the end of their bar that populations of other roots' bars have not taken: at its end the
+        others may still come. All ends are the same, or (while loading) those of one root."""
 
     # ------------------------------------------------------------ bars in
 
@@ -116,32 +131,69 @@ class FeatureBook:
 
     def forget(self, root: str) -> None:
         """The windows of `root` start anew. Its populations stay: they are what was seen, not a run of bars."""
+        self._settle()
         for timeframe in _TIMEFRAMES:
             self._windows.pop((root, timeframe), None)
 
     def load(self, tables: Sequence[BarTable]) -> None:
-        """Take completed hour and day bars, adjusted for rolls: the same as adding each bar.
+        """Take completed hour and day bars, adjusted for rolls: the same as adding each bar, all roots' in turn.
 
-        A population takes only bars after those it holds, so history may overlap carried state.
+        A population takes only bars after those it holds, so history may overlap carried state. Where a root
+        ranks what its pair shows, both roots' hours must be in the same call.
         """
-        for table in tables:
+        joined = self._joined_roots()
+        rows: list[tuple[int, int, list[int]]] = []
+        for position, table in enumerate(tables):
             if table.timeframe == "1m":
                 raise OurError(f"{table.root}: a feature book holds hours and days, not minutes")
             if not len(table):
                 continue
-            window = self._window(table.root, table.timeframe)
             due = self._due(table.root, table.timeframe)
-            count = len(table) if not due else _rows_held(table, due)
-            window.extend(table.data[:count])
-            for row in table.data[count:].tolist():
-                start, end, *values, _ = row
-                window.append(start, end, values)
-                self._rank(due, window)
+            if table.timeframe == "1h" and table.root in joined:
+                count = 0
+            else:
+                count = len(table) if not due else _rows_held(table, due)
+            self._window(table.root, table.timeframe).extend(table.data[:count])
+            rows += [(row[1], position, row) for row in table.data[count:].tolist()]
+        if joined:
+            rows.sort(key=lambda row: row[:2])
+        for end, position, (start, _, *values, _) in rows:
+            self._take(tables[position].root, tables[position].timeframe, start, end, values)
+
+    def _joined_roots(self) -> set[str]:
+        """Roots with a population of another root's bars, and those others."""
+        readers = {root for root, kept in self._populations.items() if any(not p.base.is_own for p in kept.values())}
+        return readers | {self._pairs[root] for root in readers if root in self._pairs}
 
     def _add(self, bar: Bar, timeframe: Timeframe) -> None:
-        window = self._window(bar.root, timeframe)
-        window.append(bar.ts_start, bar.ts_end, (bar.open, bar.high, bar.low, bar.close, bar.volume))
-        self._rank(self._due(bar.root, timeframe), window)
+        values = (bar.open, bar.high, bar.low, bar.close, bar.volume)
+        self._take(bar.root, timeframe, bar.ts_start, bar.ts_end, values)
+
+    def _take(self, root: str, timeframe: Timeframe, start: int, end: int, values: Sequence[int]) -> None:
+        if self._unranked and timeframe == "1h" and end > self._unranked[-1][1]:
+            self._settle()
+        window = self._window(root, timeframe)
+        window.append(start, end, values)
+        for population in self._due(root, timeframe):
+            if end <= population.ranked_ns:
+                continue
+            if population.base.is_own:
+                population.take(window.value(population.base, window.count), Nanos(end))
+            elif (root, end) not in self._unranked:
+                self._unranked.append((root, Nanos(end)))
+
+    def _settle(self) -> None:
+        """Rank what other roots' bars show at the bars that are over."""
+        for root, end in self._unranked:
+            view = self._view(root, end)
+            for population in self._populations[root].values():
+                if not population.base.is_own and end > population.ranked_ns:
+                    population.take(view.of_bars(population.base).value, end)
+        self._unranked.clear()
+
+    def _view(self, root: str, ts: Nanos | None = None) -> _View:
+        kept = self._populations.get(root, {})
+        return _View(root, self._windows, kept, days_since=self._days_since, pair=self._pairs.get(root), ts=ts)
 
     def _window(self, root: str, timeframe: Timeframe) -> BarWindow:
         key = (root, timeframe)
@@ -152,11 +204,6 @@ class FeatureBook:
     def _due(self, root: str, timeframe: Timeframe) -> list[_Population]:
         kept = self._populations.get(root, {})
         return [population for population in kept.values() if population.base.timeframe == timeframe]
-
-    def _rank(self, due: Iterable[_Population], window: BarWindow) -> None:
-        for population in due:
-            if window.last_end > population.ranked_ns:
-                population.take(window.value(population.base), Nanos(window.last_end))
 
     # ----------------------------------------------------- percentile state
 
@@ -173,6 +220,7 @@ class FeatureBook:
 
     def percentiles(self) -> tuple[CarriedPercentile, ...]:
         """What the next session needs besides the bars and the seeds, by root and base."""
+        self._settle()
         return tuple(
             population.carried(root) for root, kept in self._populations.items() for population in kept.values()
         )
@@ -211,7 +259,8 @@ class FeatureBook:
         Raises OurError without such a bar, OperatorError for an unknown version.
         """
         known = features_of(version)
-        view = _View(root, self._windows, self._populations.get(root, {}), self._days_since)
+        self._settle()
+        view = self._view(root)
         results = [view.evaluate(known.get(name), name) for name in names]
         absent = [(name, result.reason) for name, result in zip(names, results, strict=True) if result.value is None]
         return FeatureVector(
@@ -322,7 +371,9 @@ class _Result:
 class _Place:
     """Where one root and timeframe stands at the moment of decision."""
 
-    window: BarWindow | None
+    name: str
+    timeframe: Timeframe
+    window: BarWindow
     count: int = 0
     """Its bars that had ended by then."""
     carried: int = 0
@@ -331,56 +382,72 @@ class _Place:
     """Why it cannot be used; empty when it can."""
 
 
+_NOTHING = BarWindow("", 0)
+
+
 class _View:
-    """What one root sees at the end of its last completed hour bar."""
+    """What one root sees at the end of an hour bar of its own: of the last, or of the one that ends at `ts`."""
 
     def __init__(
         self,
         root: str,
         windows: Mapping[tuple[str, Timeframe], BarWindow],
         populations: Mapping[str, _Population],
+        *,
         days_since: int,
+        pair: str | None,
+        ts: Nanos | None,
     ) -> None:
         self._days_since = days_since
         hours = windows.get((root, "1h"))
         if hours is None:
             raise OurError(f"{root} has no completed hour bar")
         self._root, self._windows, self._populations, self._hours = root, windows, populations, hours
+        self._pair = pair
         self._places: dict[tuple[str, Timeframe], _Place] = {}
         self._ranks: dict[str, _Result] = {}
-        self.ts = Nanos(hours.last_end)
+        self.ts = Nanos(hours.last_end) if ts is None else ts
 
     def evaluate(self, feature: Feature | None, name: str) -> _Result:
         if feature is None:
             return _Result(None, unavailable(name) or "not in this feature set version")
-        if len(feature.inputs) == 1 and isinstance(source := feature.inputs[0], BarInput):
-            return self._of_bars(feature, source)
-        percentiles = []
+        if isinstance(feature.inputs[0], BarInput):
+            return self.of_bars(feature)
+        percentiles, is_carried = [], False
         for source in feature.inputs:
             if not isinstance(source, PercentileInput):
-                raise OurError(f"{name}: bars and percentiles, or bars of several roots, in one feature")
+                raise OurError(f"{name}: bars and percentiles in one feature")
             if source.base not in self._ranks:
                 self._ranks[source.base] = self._percentile(source.base)
             result = self._ranks[source.base]
             if result.value is None:
                 return result
             percentiles.append(result.value)
-        return _Result(feature.function(*percentiles))
+            is_carried |= result.is_carried
+        return _Result(feature.function(*percentiles), "", is_carried)
 
-    def _of_bars(self, feature: Feature, source: BarInput) -> _Result:
-        root = source.root or self._root
-        place = self._place(root, source.timeframe)
-        if place.reason or place.window is None:
-            return _Result(None, place.reason)
-        carried = min(place.carried, feature.window - 1)
-        if place.window.has_hole(place.count, feature.window - carried):
-            return _Result(None, f"{root} {source.timeframe}: days without a bar inside the window")
-        if carried == 0 and place.count == place.window.count:
-            value = place.window.value(feature)
-        else:
-            value = place.window.value_at(feature, place.count, carried)
+    def of_bars(self, of: Feature | PercentileBase) -> _Result:
+        """The value of what reads the bars of one root, or those and what is joined to them."""
+        places = []
+        for source in of.inputs:
+            if not isinstance(source, BarInput):
+                raise OurError(f"{of.name}: bars and percentiles in one feature")
+            root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
+            if root is None:
+                return _Result(None, f"{self._root} has no pair in the pair map")
+            place = self._place(root, source.timeframe)
+            if place.reason:
+                return _Result(None, place.reason)
+            places.append(place)
+        place, *joined = places
+        carried = min(place.carried, of.window - 1)
+        if place.window.has_hole(place.count, of.window - carried):
+            return _Result(None, f"{place.name}: days without a bar inside the window")
+        if joined:
+            return _of_joined(of, place, joined[0])
+        value = place.window.value(of, place.count, carried)
         if value is None:
-            return _Result(None, _why(f"{root} {source.timeframe}", place.count + carried, feature.window))
+            return _Result(None, _why(place.name, place.count + carried, of.window))
         return _Result(value, "", carried > 0)
 
     def _percentile(self, name: str) -> _Result:
@@ -389,16 +456,18 @@ class _View:
             return _Result(None, f"the book keeps no population {name} of {self._root}")
         base = population.base
         place = self._place(self._root, base.timeframe)
-        if place.reason or place.window is None:
+        if place.reason:
             return _Result(None, place.reason)
         if place.window.end_of(place.count) != population.ranked_ns:
-            return _Result(None, f"{self._root} {base.timeframe}: the population {name} stands at another bar")
+            return _Result(None, f"{place.name}: the population {name} stands at another bar")
         if place.window.has_hole(place.count, base.window):
-            return _Result(None, f"{self._root} {base.timeframe}: days without a bar inside the window")
+            return _Result(None, f"{place.name}: days without a bar inside the window")
         percentile = population.percentile()
-        if percentile is None:
-            return _Result(None, _why(f"{self._root} {base.timeframe}", place.count, base.window))
-        return _Result(percentile)
+        if base.is_own:
+            missing = _Result(None, _why(place.name, place.count, base.window))
+            return missing if percentile is None else _Result(percentile)
+        value = self.of_bars(base)
+        return value if value.value is None or percentile is None else attrs.evolve(value, value=percentile)
 
     def _place(self, root: str, timeframe: Timeframe) -> _Place:
         key = (root, timeframe)
@@ -407,28 +476,59 @@ class _View:
         return self._places[key]
 
     def _find(self, root: str, timeframe: Timeframe) -> _Place:
+        name = f"{root} {timeframe}"
         window = self._windows.get((root, timeframe))
         count = window.until(self.ts) if window is not None else 0
         if window is None or count == 0:
-            return _Place(None, reason=f"{root} {timeframe}: no bars")
+            return _Place(name, timeframe, _NOTHING, reason=f"{name}: no bars")
         end = window.end_of(count)
         if timeframe == "1h":
             age = self.ts - end
             if age > CARRY_NS:
-                return _Place(None, reason=f"{root} 1h: no trade for {age / HOUR:.1f} h")
+                return _Place(name, timeframe, window, reason=f"{name}: no trade for {age / HOUR:.1f} h")
             hours = self._hours.until(self.ts) - self._hours.until(end)
-            return _Place(window, count, hours)
+            return _Place(name, timeframe, window, count, hours)
         if end <= self._days_since:
-            return _Place(None, reason=f"{root} 1d: lacks the last completed day")
+            return _Place(name, timeframe, window, reason=f"{name}: lacks the last completed day")
         if root == self._root:
             hours = self._hours.started_since(end, self._hours.until(self.ts))
-            return _Place(window, count, reason=f"{root} 1d: {hours} hours old" if hours > HOURS_PER_DAY else "")
+            return _Place(
+                name, timeframe, window, count, reason=f"{name}: {hours} hours old" if hours > HOURS_PER_DAY else ""
+            )
         own = self._place(self._root, "1d")
-        if own.reason or own.window is None:
-            return _Place(None, reason=own.reason)
+        if own.reason:
+            return _Place(name, timeframe, window, reason=own.reason)
         # Sessions of the same day overlap; days without a common moment are different days.
         is_behind = end <= own.window.start_of(own.count)
-        return _Place(window, count, reason=f"{root} 1d: lacks the last completed day" if is_behind else "")
+        return _Place(
+            name, timeframe, window, count, reason=f"{name}: lacks the last completed day" if is_behind else ""
+        )
+
+
+def _of_joined(of: Feature | PercentileBase, place: _Place, other: _Place) -> _Result:
+    """The value of what reads W bars of one root and, at each of them, a bar of another."""
+    if place.count < of.window:
+        return _Result(None, _why(place.name, place.count, of.window))
+    reach = min(other.count, PAIR_REACH * of.window)
+    starts, ends = place.window.spans(place.count, of.window)
+    other_starts, other_ends = other.window.spans(other.count, reach)
+    if place.timeframe == "1d":
+        at = np.searchsorted(other_starts, ends, "left") - 1
+        is_there = other_ends[at] > starts
+    else:
+        at = np.searchsorted(other_ends, ends, "right") - 1
+        is_there = (ends - other_ends[at] <= CARRY_NS) | (other.timeframe == "1d")
+    if not bool((is_there & (at >= 0)).all()):
+        return _Result(None, f"{other.name}: not there at all of the {of.window} bars")
+    at += other.count - reach
+    if other.window.has_hole(other.count, other.count - int(at[0])):
+        return _Result(None, f"{other.name}: days without a bar inside the window")
+    columns = place.window.last(of.window, place.count)
+    value = of.function(columns, other.window.chosen(at))
+    if value is None or not math.isfinite(value):
+        return _Result(None, _why(place.name, place.count, of.window))
+    is_carried = other.timeframe == "1h" and bool((other_ends[at - other.count + reach] < ends).any())
+    return _Result(value, "", is_carried)
 
 
 def _why(name: str, bars: int, window: int) -> str:

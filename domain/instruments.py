@@ -10,7 +10,7 @@ session date, never from the clock: GCZ3 in October 2013 is December 2013.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from decimal import Decimal
 from typing import Literal
 
@@ -135,6 +135,11 @@ class TradedRoot:
     quantity: int = 1
     commission_per_side: Decimal = Decimal("1.25")
     pair: str | None = None
+
+
+def pairs_of(roots: Iterable[TradedRoot]) -> dict[str, str]:
+    """The pair map: the root that each root's pair features read, of those that have one."""
+    return {root.root: root.pair for root in roots if root.pair is not None}
 
 
 HELD_RANK = -1

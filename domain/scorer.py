@@ -47,17 +47,18 @@ class Scorer:
         carried: Sequence[CarriedPercentile] = (),
         tables: Sequence[BarTable] = (),
         days_since: int = 0,
+        pairs: Mapping[str, str] | None = None,
     ) -> None:
         """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
         `carried`: the session before's `percentiles()`; what grew from another model is left out.
         `tables`: completed hours and days, adjusted for rolls. `days_since`: a last completed day that
-        had ended by then is out of date.
+        had ended by then is out of date. `pairs`: the root that a root's pair features read.
         """
         self._models = dict(sorted(models.items()))
         self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
         self._refusals = dict(refusals or {})
         bases = {root: required_bases(model.features, model.feature_set) for root, model in self._models.items()}
-        self._book = FeatureBook(bases=bases, days_since=days_since)
+        self._book = FeatureBook(bases=bases, days_since=days_since, pairs=pairs or {})
         self._failed: dict[str, str] = {}
         """By root what its features or its score raised: it enters nothing more, and everybody else goes on.
         A bar or a history that could not be taken leaves a hole for whoever reads it: that is for _ALL."""

@@ -11,7 +11,7 @@ from actors.wiring import DECISION_CODE
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DECIDING = [
-    *sorted((CHECKOUT / "domain").glob("*.py")),
+    *sorted((CHECKOUT / "domain").rglob("*.py")),
     *sorted((CHECKOUT / "adapters" / "backtrader").glob("*.py")),
     CHECKOUT / "adapters" / "traderspost" / "payload.py",
     *(

@@ -36,7 +36,7 @@ from domain.history import (
     missing_sessions,
     series_of,
 )
-from domain.instruments import ResolvedContract, TradedRoot
+from domain.instruments import ResolvedContract, TradedRoot, pairs_of
 from domain.ports import Calendar
 from domain.sessions import Session, iso_utc
 from domain.units import DAY, Nanos
@@ -204,13 +204,14 @@ def history_report(places: MarketPlaces, now: Nanos) -> dict[str, Any]:
                 "left_out": flaws_of(of_root, chain) if of_root.stored.contracts else "",
             }
         )
+    pairs = pairs_of(places.roots)
     counts: dict[tuple[str, str], int] = {key: len(table) for key, table in held.items()}
     return {
         "session": session.date.isoformat(),
         "begins": iso_utc(session.start_ns),
         "source": found.source,
         "roots": rows,
-        "models": [_readiness(model, counts) for model in models] if places.strategy.veto else [],
+        "models": [_readiness(m, counts, pairs.get(m.root)) for m in models] if places.strategy.veto else [],
     }
 
 
@@ -232,7 +233,7 @@ def _span_of(table: BarTable | None) -> dict[str, Any]:
     return {"bars": len(table), "from": iso_utc(table.data[0, 0]), "to": iso_utc(table.data[-1, 1])}
 
 
-def _readiness(model: ModelRecord, counts: Mapping[tuple[str, str], int]) -> dict[str, Any]:
+def _readiness(model: ModelRecord, counts: Mapping[tuple[str, str], int], pair: str | None) -> dict[str, Any]:
     """Of each feature of a model, the bars that it needs and has."""
     features: dict[str, list[dict[str, Any]]] = {}
     for name in model.features if not model.refusal else ():
@@ -243,7 +244,7 @@ def _readiness(model: ModelRecord, counts: Mapping[tuple[str, str], int]) -> dic
                 "needs": need.bars,
                 "has": counts.get((need.root or model.root, need.timeframe), 0),
             }
-            for need in required_inputs([name], model.feature_set)
+            for need in required_inputs([name], model.feature_set, pair=pair)
         ]
     lacking = sorted(name for name, needs in features.items() if any(n["has"] < n["needs"] for n in needs))
     return {

@@ -39,6 +39,7 @@ from domain.events import (
 )
 from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
+from domain.instruments import pairs_of
 from domain.orders import Order, OrderState, Side, signal_id
 from domain.positions import Position, net_pnl
 from domain.scorer import Scorer
@@ -446,6 +447,7 @@ def _scorer_of(
         tables=tables,
         # The session starts where the one before ended; a product that closed earlier that day is still of it.
         days_since=opened.session.start_ns - DAY,
+        pairs=pairs_of(opened.roots),
     )
 
 

@@ -115,12 +115,12 @@ def test_exactly_the_inputs_that_are_too_short_are_named() -> None:
     features = ("price_usd", "es_hourly_return", "es_daily_return", "nq_hourly_z_score")
     models = (attrs.evolve(MODEL, features=features), attrs.evolve(MODEL, root="GC"), REFUSED)
     tables = [table_of("ES", "1h", 2), table_of("ES", "1d", 1), table_of("NQ", "1h", 251), table_of("NQ", "1d", 9)]
-    short = dict(lacking_inputs(models, tables))
+    short = dict(lacking_inputs(models, tables, {}))
     assert short.keys() == {"ES", "GC"}
     assert set(short["ES"].split(", ")) == {"ES 1d: 1 of 2", "NQ 1h: 251 of 252"}
     assert short["GC"] == "GC 1h: 0 of 1"
     enough = [table_of("ES", "1h", 2), table_of("ES", "1d", 2), table_of("NQ", "1h", 252), table_of("GC", "1h", 1)]
-    assert list(lacking_inputs(models, enough)) == []
+    assert list(lacking_inputs(models, enough, {})) == []
 
 
 def test_what_the_models_lack_is_said_when_a_session_opens(desk: Desk) -> None:

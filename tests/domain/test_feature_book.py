@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from domain.bar_window import BarWindow
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.errors import OperatorError, OurError
 from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
-from domain.feature_set import BarWindow
-from domain.features import BASES, FEATURES, feature_names, required_bases, required_inputs
+from domain.features import BASES, FEATURES, required_bases, required_inputs
 from domain.ibs import internal_bar_strength
 from domain.units import HOUR, Nanos, Price, price_to_float
 from tests.builders import OPEN, bar_of
@@ -253,7 +253,7 @@ def test_a_window_does_not_grow_with_history() -> None:
         window.append(i - 1, i, (i, i, i, i, i))
         assert window.count <= 20
         assert window.end_of(window.count) == window.last_end == i
-    assert window.value(BASES["ibs"]) == 0.5
+    assert window.value(BASES["ibs"], window.count) == 0.5
     assert window.until(995) == window.count - 4
 
 
@@ -272,18 +272,6 @@ def test_legacy_gives_the_hourly_value_under_the_daily_names() -> None:
     assert value(book, "distance_z_entry_daily") != pytest.approx(expected, rel=1e-3)
     same = [name for name in NAMES if value(book, name) == value(book, name, "legacy-1")]
     assert set(NAMES) - set(same) == {"ma_spread_daily_ribbon_tightness", "distance_z_entry_daily"}
-
-
-def test_every_name_of_the_registry_is_computed_in_both_versions() -> None:
-    tables = dict(market(is_gappy=False))
-    names = feature_names("v2")
-    roots = {need.root for need in required_inputs(names, "v2") if need.root is not None}
-    for root in roots - set(ROOTS):
-        for timeframe in ("1h", "1d"):
-            tables[root, timeframe] = attrs.evolve(tables["NQ", timeframe], root=root)
-    book = book_of(tables.values())
-    for version in ("v2", "legacy-1"):
-        assert book.vector("ES", names, version).missing == ()
 
 
 # ------------------------------------------------------------- what is missing

@@ -9,32 +9,37 @@ from collections.abc import Callable, Mapping
 from itertools import combinations, pairwise
 from pathlib import Path
 from statistics import fmean, pstdev, stdev
-from typing import Any
 
 import attrs
 import numpy as np
 import pytest
 
-from domain import feature_set as formula
+from domain.bar_window import Columns
 from domain.errors import OperatorError
-from domain.feature_set import Columns
 from domain.features import (
     BASES,
     FEATURE_SET_VERSION,
     FEATURES,
     LEGACY_VERSION,
+    READ_HOURS,
     UNIVERSE,
     BarInput,
     PercentileInput,
     Requirement,
     feature_names,
     features_of,
+    oscillators,
+    patterns,
+    percentiles,
+    prices,
     required_bases,
     required_inputs,
+    trend,
     unavailable,
+    volatility,
 )
 from domain.ibs import internal_bar_strength
-from domain.units import Price, price_to_float
+from domain.units import HOUR, Price, price_to_float
 
 REFERENCE = Path(__file__).resolve().parents[3] / "shared" / "reference"
 
@@ -70,9 +75,6 @@ ES_BUNDLE = [
 ]
 """The 28 of the ES bundle that need no VIX."""
 
-READ_HOURS = {"ma_spread_daily_ribbon_tightness", "distance_z_entry_daily"}
-"""Daily names that `legacy-1` computes from hours."""
-
 
 def reference(name: str) -> Path:
     """A file of the shared reference data; skips the test, saying so, where it is absent."""
@@ -93,6 +95,7 @@ def columns(n: int, *, seed: int = 1, level: float = 5e12, tick: float = 2.5e8) 
     rng = np.random.default_rng(seed)
     close = level + tick * np.cumsum(rng.integers(-9, 10, n))
     return Columns(
+        start=HOUR * np.arange(n),
         open=close,
         high=close + tick * rng.integers(0, 6, n),
         low=close - tick * rng.integers(0, 6, n),
@@ -103,7 +106,7 @@ def columns(n: int, *, seed: int = 1, level: float = 5e12, tick: float = 2.5e8) 
 
 def flat(n: int) -> Columns:
     price = np.full(n, 5e12)
-    return Columns(open=price, high=price, low=price, close=price, volume=np.full(n, 10.0))
+    return Columns(start=HOUR * np.arange(n), open=price, high=price, low=price, close=price, volume=np.full(n, 10.0))
 
 
 # ------------------------------------------------------------------ registry
@@ -179,13 +182,13 @@ def test_what_the_es_bundle_needs() -> None:
 
 def test_legacy_reads_hours_where_the_predecessor_did_and_nowhere_else() -> None:
     legacy = features_of(LEGACY_VERSION)
-    assert {name for name in FEATURES if legacy[name] != FEATURES[name]} == READ_HOURS
-    for name in READ_HOURS:
-        assert FEATURES[name].inputs == (BarInput(root=None, timeframe="1d"),)
-        assert legacy[name].inputs == (BarInput(root=None, timeframe="1h"),)
-    spread = legacy["ma_spread_ribbon_tightness"]
-    alias = attrs.asdict(legacy["ma_spread_daily_ribbon_tightness"])
-    assert all(alias[field] == getattr(spread, field) for field in ("function", "window", "output", "unit"))
+    assert {name for name in FEATURES if legacy[name] != FEATURES[name]} == set(READ_HOURS)
+    assert len(READ_HOURS) == 11
+    for name, hourly in READ_HOURS.items():
+        assert {source.timeframe for source in FEATURES[name].inputs if isinstance(source, BarInput)} == {"1d"}
+        daily, alias, spread = (attrs.asdict(entry) for entry in (FEATURES[name], legacy[name], legacy[hourly]))
+        assert {field for field in alias if alias[field] != spread[field]} == {"name", "label"}
+        assert (daily["function"], daily["unit"]) == (spread["function"], spread["unit"])
 
 
 # ------------------------------------------------------------------ formulas
@@ -193,19 +196,19 @@ def test_legacy_reads_hours_where_the_predecessor_did_and_nowhere_else() -> None
 
 def test_returns_by_hand() -> None:
     bars = attrs.evolve(flat(2), close=np.array([4e12, 5e12]))
-    assert formula.percent_return(bars) == 25.0
-    assert formula.percent_return(attrs.evolve(bars, close=np.array([0.0, 5e12]))) is None
-    assert formula.percent_return(attrs.evolve(bars, close=np.array([-4e10, -2e10]))) == -50.0
+    assert prices.percent_return(bars) == 25.0
+    assert prices.percent_return(attrs.evolve(bars, close=np.array([0.0, 5e12]))) is None
+    assert prices.percent_return(attrs.evolve(bars, close=np.array([-4e10, -2e10]))) == -50.0
 
 
 def test_z_scores_take_the_mean_of_20_and_the_sigma_of_252() -> None:
     bars = columns(252)
     close = [value / 1e9 for value in bars.close.tolist()]
-    assert formula.z_score(bars) == pytest.approx((close[-1] - fmean(close[-20:])) / pstdev(close), rel=1e-9)
+    assert prices.cross_z(bars) == pytest.approx((close[-1] - fmean(close[-20:])) / pstdev(close), rel=1e-9)
     means = [fmean(bars.volume[i : i + 5]) for i in range(252)]
     long = columns(256)
     means = [fmean(long.volume[i : i + 5]) for i in range(252)]
-    assert formula.volume_z(long) == pytest.approx((means[-1] - fmean(means)) / pstdev(means), rel=1e-9)
+    assert volatility.volume_z(long) == pytest.approx((means[-1] - fmean(means)) / pstdev(means), rel=1e-9)
 
 
 def test_distance_and_drift_are_plain_statistics() -> None:
@@ -213,9 +216,9 @@ def test_distance_and_drift_are_plain_statistics() -> None:
     close = [value / 1e9 for value in bars.close.tolist()]
     changes = [b - a for a, b in pairwise(close)]
     returns = [100 * (b - a) / a for a, b in pairwise(close)]
-    assert formula.distance_z(bars) == pytest.approx((close[-1] - fmean(close[-20:])) / pstdev(changes), rel=1e-9)
+    assert prices.distance_z(bars) == pytest.approx((close[-1] - fmean(close[-20:])) / pstdev(changes), rel=1e-9)
     whole = 100 * (close[-1] - close[0]) / close[0]
-    assert formula.directional_drift(bars) == pytest.approx(whole / stdev(returns), rel=1e-9)
+    assert prices.directional_drift(bars) == pytest.approx(whole / stdev(returns), rel=1e-9)
 
 
 def plain_ema(values: list[float], n: int) -> list[float]:
@@ -238,35 +241,37 @@ def plain_atr(bars: Columns, n: int) -> list[float]:
 def test_recursive_features_are_what_plain_loops_say(seed: int) -> None:
     bars = columns(600, seed=seed)
     fast, slow = plain_ema(bars.close.tolist(), 20), plain_ema(bars.close.tolist(), 50)
-    assert formula.ma_spread(bars) == pytest.approx(abs(fast[-1] - slow[-1]) / 1e9, rel=1e-8)
+    assert trend.ma_spread(bars) == pytest.approx(abs(fast[-1] - slow[-1]) / 1e9, rel=1e-8)
     ranges = plain_atr(bars, 14)
-    assert formula.ma_slope(bars) == pytest.approx((fast[-1] - fast[-6]) / ranges[-1], rel=1e-8)
+    assert trend.ma_slope(bars) == pytest.approx((fast[-1] - fast[-6]) / ranges[-1], rel=1e-8)
     below = sum(value < ranges[-1] for value in ranges[-252:])
-    assert formula.atr_percentile(bars) == 100 * below / 252
+    assert volatility.atr_percentile(bars) == 100 * below / 252
     short = plain_atr(bars, 5)[-252:]
-    assert formula.atr_z(bars) == pytest.approx((short[-1] - fmean(short)) / pstdev(short), rel=1e-8)
+    assert volatility.atr_z(bars) == pytest.approx((short[-1] - fmean(short)) / pstdev(short), rel=1e-8)
 
 
 def test_points_are_points_of_the_quote_currency() -> None:
     rising = np.arange(200) * 1e9 + 5e12
-    bars = Columns(open=rising, high=rising, low=rising - 1e9, close=rising, volume=rising)
-    assert formula.order_price(bars) == 5199.0
-    assert 1.0 < formula.parabolic_distance(bars) < 20.0
-    assert formula.ma_spread(bars) == pytest.approx(15.0, rel=1e-3)  # an EMA of n lags a line by (n - 1)/2
+    bars = Columns(start=HOUR * np.arange(200), open=rising, high=rising, low=rising - 1e9, close=rising, volume=rising)
+    assert prices.order_price(bars) == 5199.0
+    assert 1.0 < trend.parabolic_distance(bars) < 20.0
+    assert trend.ma_spread(bars) == pytest.approx(15.0, rel=1e-3)  # an EMA of n lags a line by (n - 1)/2
 
 
 @pytest.mark.parametrize("price", [5_027_250_000_000, 1_234_567, 67_105_500, -37_630_000_000])
 def test_the_order_price_is_the_integer_close_as_a_float(price: int) -> None:
-    assert formula.order_price(attrs.evolve(flat(1), close=np.array([float(price)]))) == price_to_float(Price(price))
+    assert prices.order_price(attrs.evolve(flat(1), close=np.array([float(price)]))) == price_to_float(Price(price))
 
 
 @pytest.mark.parametrize(
     ("high", "low", "close"), [(9, 2, 4), (1_085_050_000, 1_084_950_000, 1_085_000_000), (5, 5, 5)]
 )
 def test_bar_strength_has_the_bits_of_the_decision(high: int, low: int, close: int) -> None:
-    bars = Columns(**{name: np.array([float(v)]) for name, v in _ohlcv(high, low, close).items()})
+    bars = Columns(
+        start=np.zeros(1, np.int64), **{name: np.array([float(v)]) for name, v in _ohlcv(high, low, close).items()}
+    )
     ibs = internal_bar_strength(high=Price(high), low=Price(low), close=Price(close))
-    assert formula.bar_strength(bars) == ibs.value
+    assert oscillators.bar_strength(bars) == ibs.value
 
 
 def _ohlcv(high: int, low: int, close: int) -> Mapping[str, int]:
@@ -274,32 +279,50 @@ def _ohlcv(high: int, low: int, close: int) -> Mapping[str, int]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("function", "value"),
     [
-        ("z_score", None),
-        ("rsi_14", None),
-        ("rsi_5", None),
-        ("adx_14", None),
-        ("volume_z", None),
-        ("atr_z", None),
-        ("ma_slope", None),
-        ("distance_z", None),
-        ("directional_drift", None),
-        ("ma_spread", 0.0),
-        ("parabolic_distance", 0.0),
-        ("atr_percentile", 0.0),
-        ("bar_strength", 0.5),
-        ("percent_return", 0.0),
+        (prices.cross_z, None),
+        (prices.price_z, None),
+        (prices.momentum_z, None),
+        (prices.distance_z, None),
+        (prices.directional_drift, None),
+        (prices.percent_return, 0.0),
+        (oscillators.rsi_14, None),
+        (oscillators.rsi_5, None),
+        (oscillators.rsi_2, None),
+        (oscillators.adx_14, None),
+        (oscillators.bar_strength, 0.5),
+        (volatility.volume_z, None),
+        (volatility.atr_z, None),
+        (volatility.range_ratio, None),
+        (volatility.range_compression, None),
+        (volatility.band_position, None),
+        (volatility.band_width, 0.0),
+        (volatility.compression, None),
+        (volatility.atr_percentile, 0.0),
+        (trend.ma_slope, None),
+        (trend.ma_spread, 0.0),
+        (trend.above_ema_8, 0.0),
+        (trend.parabolic_distance, 0.0),
+        (trend.channel_proximity, None),
+        (trend.channel_position, None),
+        (trend.spiral_efficiency, None),
+        (patterns.above_pivot, None),
+        (patterns.bear_count, 0.0),
+        (patterns.bull_count, 0.0),
+        (patterns.inside_bar, 1.0),
+        (patterns.narrow_range, 0.0),
     ],
 )
-def test_a_market_that_stands_still_is_missing_wherever_the_formula_divides(name: str, value: float | None) -> None:
-    function: Callable[[Columns], Any] = getattr(formula, name)
+def test_a_market_that_stands_still_is_missing_wherever_the_formula_divides(
+    function: Callable[[Columns], float | None], value: float | None
+) -> None:
     assert function(flat(360)) == value
 
 
 def test_products_multiply_percentiles() -> None:
-    assert formula.rank_product(0.25, 0.5) == 0.125
-    assert formula.rank(0.25) == 0.25
+    assert percentiles.rank_product(0.25, 0.5) == 0.125
+    assert percentiles.rank(0.25) == 0.25
 
 
 # --------------------------------------------------------------- real samples
@@ -317,7 +340,7 @@ def test_products_are_products_of_percentiles_in_100_of_100_samples() -> None:
     rows = samples()
     assert len(rows) == 100
     for row in rows:
-        assert formula.rank_product(row["ibs_pct"], row["volz_pct"]) == pytest.approx(row["ibsxvolz"], abs=1e-12)
+        assert percentiles.rank_product(row["ibs_pct"], row["volz_pct"]) == pytest.approx(row["ibsxvolz"], abs=1e-12)
         # The RSI percentile is no input of this model; what is left of the product is one, of two decimals.
         rsi_percentile = row["rsixvolz"] / row["volz_pct"]
         assert 0 < rsi_percentile <= 1 + 1e-12
