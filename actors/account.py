@@ -33,6 +33,7 @@ from domain.events import (
 )
 from domain.features import required_inputs
 from domain.instruments import TradedRoot
+from domain.optional_gates import gate_inputs
 from domain.orders import Intent, Order, Side, signal_id
 from domain.risk import EntryQuestion, RiskState, Switches
 from domain.units import Nanos
@@ -165,7 +166,9 @@ class Account:
         if not self.stale:
             return ""
         model = next((model for model in self.session.models if model.root == root and not model.refusal), None)
-        inputs = required_inputs(model.features, model.feature_set) if model is not None else ()
+        inputs = gate_inputs(self.session.strategy.of(root))
+        if model is not None:
+            inputs += required_inputs(model.features, model.feature_set)
         reads = [root, *(need.root for need in inputs if need.root is not None)]
         return next((f"{read} is stale: {self.stale[read][1]}" for read in reads if read in self.stale), "")
 

@@ -235,7 +235,7 @@ class Execution:
         if order.order_type != "limit" or order.accepted_ns is None:
             return None
         # TradersPost counts from when it got the order, which may have been tried for half a minute.
-        return Nanos(order.accepted_ns + self.account.session.strategy.cancel_after_s * SECOND)
+        return Nanos(order.accepted_ns + self.account.session.strategy.of(order.root).cancel_after_s * SECOND)
 
     def _on_clock(self, ts: Nanos) -> list[Event]:
         events: list[Event] = []

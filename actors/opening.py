@@ -17,7 +17,7 @@ import structlog
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.contract_choice import SessionContracts, asked_symbols, choose_contracts, dated
 from actors.machines import MachineParts, MachineSet
-from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_inputs, without_overtaken
+from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_gates, lacking_inputs, without_overtaken
 from domain.errors import JournalBroken, JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.ibs import StrategySettings
@@ -225,11 +225,11 @@ class Opener:
         history, carried = first.get("HistoryLoaded"), first.get("StateCarried")
         if not isinstance(history, HistoryLoaded) or not isinstance(carried, StateCarried):
             return False
-        lacking = dict(lacking_bars(opened, history.tables))
+        lacking = tuple(lacking_bars(opened, history.tables))
         if not lacking:
             return False
         more = self.extend_history(history, opened.session, opened.contracts, carried.contracts)
-        return dict(lacking_bars(opened, more.tables)) != lacking
+        return tuple(lacking_bars(opened, more.tables)) != lacking
 
     def _create(self, opened: SessionOpened, history: HistoryLoaded, left: Inheritance | None) -> OpenedFile:
         carried = left.carried if left is not None else fresh_state()
@@ -239,9 +239,11 @@ class Opener:
         carried, history = without_overtaken(carried, more, history), more
         path = self.journals.create(opened.session.date.isoformat(), opened.segment)
         log.info("session opened", session=opened.session.date.isoformat(), file=path.name, mode=opened.mode)
-        for root, lacking in lacking_inputs(opened.models, history.tables, pairs_of(opened.roots)):
+        tables = history.tables
+        lacking_models = lacking_inputs(opened.models, tables, pairs_of(opened.roots))
+        for root, lacking in (*lacking_models, *lacking_gates(opened, tables)):
             log.warning(
-                "no entries of this root until it has the bars that its model reads",
+                "no entries of this root until it has the bars that its model or its gates read",
                 root=root,
                 lacking=lacking,
                 fix="`history fetch` or `history import`, then start again",

@@ -89,7 +89,7 @@ def _due(opened: SessionOpened, carried: StateCarried) -> Iterator[RollDue]:
 def _left(
     root: TradedRoot, opened: SessionOpened, contract: ResolvedContract, after: str | None, verdict: RollVerdict
 ) -> Iterator[RollDue]:
-    close_ns = close_time(root, contract, opened.session, opened.strategy)
+    close_ns = close_time(root, contract, opened.session, opened.strategy.of(root.root))
     if contract.raw_symbol is None or (contract.rank == HELD_RANK and close_ns is None):
         return
     yield RollDue(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import HistoryLoaded, SessionOpened, StateCarried
 from domain.feature_book import CarriedPercentile
-from domain.features import BASES, required_inputs
+from domain.features import BASES, Requirement, required_inputs
 from domain.instruments import ResolvedContract, pairs_of
+from domain.levels import ATR_BARS
+from domain.optional_gates import gate_inputs
 from domain.sessions import Session
 from domain.veto import ModelRecord
 
@@ -31,30 +33,48 @@ def lacking_inputs(
     models: Sequence[ModelRecord], tables: Sequence[BarTable], pairs: Mapping[str, str]
 ) -> Iterator[tuple[str, str]]:
     """(root, what is too short in words) of each model that the history does not suffice for."""
-    held = {(table.root, table.timeframe): len(table) for table in tables}
     for model in models:
-        needs: dict[tuple[str, Timeframe], int] = {}
         pair = pairs.get(model.root)
-        for need in required_inputs(model.features, model.feature_set, pair=pair) if not model.refusal else ():
-            place = (need.root or model.root, need.timeframe)
-            needs[place] = max(needs.get(place, 0), need.bars)
-        short = [
-            f"{root} {timeframe}: {held.get((root, timeframe), 0)} of {bars}"
-            for (root, timeframe), bars in needs.items()
-            if held.get((root, timeframe), 0) < bars
-        ]
-        if short:
-            yield model.root, ", ".join(short)
+        needs = required_inputs(model.features, model.feature_set, pair=pair) if not model.refusal else ()
+        if short := _short(model.root, needs, tables):
+            yield model.root, short
+
+
+def lacking_gates(opened: SessionOpened, tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
+    """The same of each traded root whose optional gates the history does not suffice for."""
+    pairs = pairs_of(opened.roots)
+    for root in opened.roots:
+        needs = () if root.is_reference else gate_inputs(opened.strategy.of(root.root), pair=pairs.get(root.root))
+        if short := _short(root.root, needs, tables):
+            yield root.root, short
+
+
+def _short(root: str, needs: Iterable[Requirement], tables: Sequence[BarTable]) -> str:
+    held = {(table.root, table.timeframe): len(table) for table in tables}
+    longest: dict[tuple[str, Timeframe], int] = {}
+    for need in needs:
+        place = (need.root or root, need.timeframe)
+        longest[place] = max(longest.get(place, 0), need.bars)
+    return ", ".join(
+        f"{read} {timeframe}: {held.get((read, timeframe), 0)} of {bars}"
+        for (read, timeframe), bars in longest.items()
+        if held.get((read, timeframe), 0) < bars
+    )
 
 
 def lacking_bars(opened: SessionOpened, tables: Sequence[BarTable]) -> Iterator[tuple[str, str]]:
-    """(root, what is too short in words) of each traded root, for its model or for its warm-up."""
-    held = {(table.root, table.timeframe): len(table) for table in tables}
+    """(root, what is too short in words) of each traded root, for its model, its gates or its warm-up."""
     yield from lacking_inputs(opened.models, tables, pairs_of(opened.roots))
-    wanted, timeframe = opened.strategy.warmup_bars, opened.strategy.decision_timeframe
-    for root in opened.roots if timeframe != "1m" and not opened.models else ():
-        if not root.is_reference and held.get((root.root, timeframe), 0) < wanted:
-            yield root.root, f"{root.root} {timeframe}: {held.get((root.root, timeframe), 0)} of {wanted}"
+    yield from lacking_gates(opened, tables)
+    scored = {model.root for model in opened.models}
+    for root in opened.roots:
+        settings = opened.strategy.of(root.root)
+        wanted = settings.warmup_bars if root.root not in scored else 0
+        wanted = max(wanted, ATR_BARS if settings.uses_atr else 0)
+        need = Requirement(root=None, timeframe=settings.decision_timeframe, bars=wanted)
+        is_read = not root.is_reference and settings.decision_timeframe != "1m"
+        if is_read and (short := _short(root.root, [need], tables)):
+            yield root.root, short
 
 
 def without_overtaken(carried: StateCarried, history: HistoryLoaded, left: HistoryLoaded) -> StateCarried:

@@ -45,6 +45,7 @@ from adapters.settings import (
     read_risk,
     read_strategy,
 )
+from adapters.strategy_rows import source_of, strategy_rows
 from adapters.yaml_source import (
     YamlList,
     YamlMap,
@@ -204,7 +205,7 @@ def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
     contract_map = _load_map(document, _path(document, "contract_map", CONTRACT_MAP_FILE), environ)
     return MarketPlaces(
         roots=_chosen_roots(document, contract_map),
-        strategy=_strategy(_section(document, "strategy"), mode),
+        strategy=_strategy(document, mode, contract_map),
         mode=mode,
         journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
         models_dir=_path(document, "models_dir", MODELS_DIR),
@@ -252,7 +253,7 @@ def load_config(
         contract_map_digest=contract_map.digest,
         definitions=_path(document, "definitions", Path()) if document.get("definitions") is not None else None,
         feed=read_feed(_section(document, "feed")),
-        strategy=_strategy(_section(document, "strategy"), mode),
+        strategy=_strategy(document, mode, contract_map),
         risk=read_risk(_section(document, "risk")),
         roots=_chosen_roots(document, contract_map),
         golive=read_golive(_section(document, "golive")),
@@ -325,9 +326,12 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "clock": config.clock,
     }
     for section in ("feed", "strategy", "risk", "alerts", "golive"):
+        if section == "strategy":
+            values |= strategy_rows(config.strategy, loaded.sources)
+            continue
         for key, value in attrs.asdict(getattr(config, section)).items():
             values[f"{section}.{key}"] = value
-    rows = [(key, _shown(value), loaded.sources.get(key, "default")) for key, value in values.items()]
+    rows = [(key, _shown(value), source_of(key, loaded.sources)) for key, value in values.items()]
     secrets = {
         KEY_VARIABLE: config.databento_key,
         WEBHOOK_VARIABLE: config.webhook_url,
@@ -361,12 +365,11 @@ def _section(document: YamlMap, key: str) -> YamlMap:
     return as_map(value) if value is not None else attrs.evolve(document, path=key, entries={}, keys_at={})
 
 
-def _strategy(section: YamlMap, mode: Mode) -> StrategySettings:
+def _strategy(document: YamlMap, mode: Mode, contract_map: ContractMap) -> StrategySettings:
     """With money, what is entered has a stop that does not need us, unless the file says otherwise."""
-    settings = read_strategy(section)
-    if mode == "live" and not settings.bracket and section.get("protective_stop") is None:
-        return attrs.evolve(settings, protective_stop=LIVE_PROTECTIVE_STOP)
-    return settings
+    traded = [root.root for root in contract_map.traded]
+    protective_stop = LIVE_PROTECTIVE_STOP if mode == "live" else Decimal(0)
+    return read_strategy(_section(document, "strategy"), traded=traded, protective_stop=protective_stop)
 
 
 def _choice(document: YamlMap, key: str, choices: Sequence[str], default: str) -> str:
@@ -475,10 +478,11 @@ def _check_sizes(config: Config, document: YamlMap) -> None:
     for root in config.roots:
         if root.is_reference:
             continue
-        margin = root.quantity * (root.order_spec.initial_margin_usd or 0)
+        quantity = config.strategy.of(root.root).max_size or root.quantity
+        margin = quantity * (root.order_spec.initial_margin_usd or 0)
         for key, size, what in (
-            ("max_contracts_per_root", root.quantity, "contracts"),
-            ("max_contracts", root.quantity, "contracts"),
+            ("max_contracts_per_root", quantity, "contracts"),
+            ("max_contracts", quantity, "contracts"),
             ("max_margin_usd", margin, "US dollars of margin"),
         ):
             limit = getattr(risk, key)
@@ -486,8 +490,8 @@ def _check_sizes(config: Config, document: YamlMap) -> None:
                 refuse(
                     _written(document, f"risk.{key}"),
                     f"one order of {root.root} is {size} {what}, more than risk.{key} {limit}",
-                    fix=f"lower `size` of {root.root} in {config.contract_map}, raise the limit, "
-                    f"or leave {root.root} out of `symbols`",
+                    fix=f"lower `size` of {root.root} in {config.contract_map} (`max_size` with risk sizing), "
+                    f"raise the limit, or leave {root.root} out of `symbols`",
                 )
 
 

@@ -7,24 +7,29 @@ Fields that a file leaves out keep the domain's defaults, which are the safe one
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any, Literal, get_args
 
 import attrs
 
+from adapters.gate_settings import read_gates
 from adapters.yaml_source import (
     YamlMap,
+    YamlScalar,
     YamlValue,
     as_choice,
     as_decimal,
     as_flag,
     as_list,
+    as_map,
     as_text,
     as_time,
     as_whole,
+    merge,
     refuse,
+    without,
 )
 from domain.errors import OperatorError
 from domain.gates import parse_window
@@ -43,6 +48,11 @@ def _whole(low: int, high: int) -> Reader:
 def _percent(value: YamlValue) -> Decimal:
     """Above 0: a stop of 0 % would close every position on its first bar, a band of 0 % refuse every entry."""
     return as_decimal(value, low=Decimal("0.001"), high=Decimal(100))
+
+
+def _ranges(value: YamlValue) -> Decimal:
+    """Average True Ranges, above 0."""
+    return as_decimal(value, low=Decimal("0.01"), high=Decimal(100))
 
 
 def _usd(value: YamlValue) -> Decimal:
@@ -78,6 +88,7 @@ def _windows(value: YamlValue) -> tuple[str, ...]:
 
 STRATEGY_READERS: Mapping[str, Reader] = {
     "name": as_text,
+    "side": partial(as_choice, choices=("long", "short", "both")),
     "veto": as_flag,
     "decision_timeframe": partial(as_choice, choices=("1h", "1m")),
     "entry_ibs_low": _ibs,
@@ -86,10 +97,16 @@ STRATEGY_READERS: Mapping[str, Reader] = {
     "exit_ibs_high": _ibs,
     "pivot_gate": as_flag,
     "pivot_strength": _whole(1, 100),
+    "gates": read_gates,
     "entry_windows": _windows,
     "warmup_bars": _whole(0, 10_000),
     "stop_pct": _percent,
     "target_pct": _percent,
+    "stop_atr": _ranges,
+    "target_atr": _ranges,
+    "sizing": partial(as_choice, choices=("fixed", "risk")),
+    "risk_usd": _usd,
+    "max_size": _whole(1, 1_000),
     "bracket": as_flag,
     "protective_stop": partial(as_decimal, low=Decimal(0), high=Decimal(100)),
     "exit_after_bars": _whole(1, 1_000),
@@ -177,18 +194,88 @@ class GoLive:
         return self.checklist and self.checklist + CHECKLIST_VALID
 
 
-def read_strategy(section: YamlMap) -> StrategySettings:
-    """The strategy's parameters. Raises OperatorError with file:line:column."""
-    settings = StrategySettings(**_read(section, STRATEGY_READERS))
+def read_strategy(section: YamlMap, *, traded: Collection[str], protective_stop: Decimal) -> StrategySettings:
+    """The strategy's parameters, and those of roots with some of their own, which inherit the rest.
+
+    `traded`: the roots that may be named. `protective_stop` where none is written and there is no bracket.
+    Raises OperatorError with file:line:column.
+    """
+    common = without(section, "roots")
+    own = as_map(section.entries["roots"]) if "roots" in section.entries else without(section, *section.entries)
+    own.refuse_unknown(traded)
+    return attrs.evolve(
+        _strategy_of(common, protective_stop),
+        roots=tuple(
+            (root, _strategy_of(_inherited(common, as_map(value)), protective_stop))
+            for root, value in own.entries.items()
+        ),
+    )
+
+
+_INSTEAD: Mapping[str, tuple[str, ...]] = {
+    "stop_pct": ("stop_atr",),
+    "stop_atr": ("stop_pct",),
+    "target_pct": ("target_atr",),
+    "target_atr": ("target_pct",),
+}
+"""What a root writes in place of what all roots have."""
+
+
+def _inherited(common: YamlMap, own: YamlMap) -> YamlMap:
+    replaced = [rival for key in own.entries for rival in _INSTEAD.get(key, ())]
+    sizing = own.get("sizing")
+    if isinstance(sizing, YamlScalar) and sizing.text == "fixed":
+        replaced += ["risk_usd", "max_size"]
+    merged = merge(without(common, *replaced), own)
+    return attrs.evolve(merged, at=own.at, path=own.path)
+
+
+def _strategy_of(section: YamlMap, protective_stop: Decimal) -> StrategySettings:
+    values = {"protective_stop": protective_stop} | _read(section, STRATEGY_READERS)
+    settings = StrategySettings(**values)
+    if settings.bracket and "protective_stop" not in section.entries:
+        settings = attrs.evolve(settings, protective_stop=Decimal(0))
+    _check_strategy(section, settings)
+    return settings
+
+
+def _check_strategy(section: YamlMap, settings: StrategySettings) -> None:
+    """What no single value can tell."""
     for name in ("entry", "exit"):
         low, high = getattr(settings, f"{name}_ibs_low"), getattr(settings, f"{name}_ibs_high")
         if low > high:
             blamed = section.get(f"{name}_ibs_high") or section.get(f"{name}_ibs_low") or section
             refuse(blamed, f"the {name} band {low} to {high} is empty", fix=f"{name}_ibs_low must not exceed the high")
-    if settings.veto and settings.decision_timeframe != "1h":
+    for percent, ranges in (("stop_pct", "stop_atr"), ("target_pct", "target_atr")):
+        if percent in section.entries and ranges in section.entries:
+            refuse(section.entries[ranges], f"stands beside {percent}", fix="keep one of the two")
+    if settings.decision_timeframe != "1h":
         blamed = section.get("decision_timeframe") or section
-        refuse(blamed, "the veto's features are of hour bars", fix="write `veto: false`, or let hours decide")
-    return settings
+        if settings.veto:
+            refuse(blamed, "the veto's features are of hour bars", fix="write `veto: false`, or let hours decide")
+        if settings.gates:
+            refuse(blamed, "the gates' features are of hour bars", fix="remove `gates`, or let hours decide")
+    _check_side(section, settings)
+    _check_sizing(section, settings)
+
+
+def _check_side(section: YamlMap, settings: StrategySettings) -> None:
+    if settings.side != "long" and settings.veto:
+        fix = "write `veto: false`, or `side: long`"
+        refuse(section.entries["side"], "the models are trained on long entries: they would refuse each short", fix=fix)
+    if settings.side == "both" and settings.entry_ibs_low <= 0.5 <= settings.entry_ibs_high:
+        blamed = section.get("entry_ibs_high") or section.get("entry_ibs_low") or section
+        fix = "keep the band on one side of 0.5"
+        refuse(blamed, "a bar of IBS 0.5 would be in the band of both sides", fix=fix)
+
+
+def _check_sizing(section: YamlMap, settings: StrategySettings) -> None:
+    for key in ("risk_usd", "max_size"):
+        if settings.sizing == "risk" and key not in section.entries:
+            refuse(section.entries["sizing"], f"risk sizing needs `{key}`", fix=f"write `{key}:` beside it")
+        if settings.sizing == "fixed" and key in section.entries:
+            fix = "write `sizing: risk` beside it, or remove it"
+            refuse(section.entries[key], "is not used: every order has the contract map's size", fix=fix)
 
 
 def read_risk(section: YamlMap) -> RiskSettings:

@@ -142,6 +142,15 @@ def merge(base: YamlMap, overlay: YamlMap) -> YamlMap:
     return attrs.evolve(base, entries=entries, keys_at=keys_at)
 
 
+def without(section: YamlMap, *keys: str) -> YamlMap:
+    """`section` as if `keys` were not written."""
+    return attrs.evolve(
+        section,
+        entries={key: value for key, value in section.entries.items() if key not in keys},
+        keys_at={key: at for key, at in section.keys_at.items() if key not in keys},
+    )
+
+
 def did_you_mean(word: str, known: Collection[str]) -> str:
     """`did you mean 'port'?`, or the whole list when nothing is near."""
     exact = [name for name in known if name.lower() == word.lower()]

@@ -98,6 +98,10 @@ class RootMemory:
     """Decision bars closed since the fill bar; 0 on the fill bar or without a position."""
     cooldown_left: int
     last_exit_reason: str
+    average_range: Price | None = None
+    """At the decision of the entry that is held or under way, where its stop or target is counted in it."""
+    was_short: bool = False
+    """The side of the position that was closed last."""
 
 
 @event()

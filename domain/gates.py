@@ -76,16 +76,26 @@ def session_gate(bar_start: Nanos, bar_end: Nanos, hours: SessionHours | None) -
     return Gate(name="session", is_passed=passed, value=value, reason=reason)
 
 
-def ibs_gate(ibs: Ibs, low: float, high: float) -> Gate:
-    """Passes when the bar's IBS lies in [low, high]. A bar without range never passes."""
-    passed = not ibs.is_zero_range and low <= ibs.value <= high
+def is_in_band(ibs: Ibs, low: float, high: float, *, is_short: bool) -> bool:
+    """The IBS lies in [low, high], for a short in the mirrored band. A bar without range lies in none."""
+    return not ibs.is_zero_range and low <= ibs.of_side(is_short=is_short) <= high
+
+
+def side_gate(*, is_short: bool) -> Gate:
+    """Says which side the other gates were asked for, where a short may be entered."""
+    return Gate(name="side", is_passed=True, value="short" if is_short else "long")
+
+
+def ibs_gate(ibs: Ibs, low: float, high: float, *, is_short: bool = False) -> Gate:
+    """Passes when the bar's IBS lies in [low, high], for a short in the mirrored band."""
+    passed = is_in_band(ibs, low, high, is_short=is_short)
     reason = "" if passed else ("zero_range" if ibs.is_zero_range else "ibs_outside_band")
     return Gate(name="ibs_band", is_passed=passed, value=repr(ibs.value), reason=reason)
 
 
-def reopen_gate(ibs: Ibs, exit_low: float, exit_high: float) -> Gate:
+def reopen_gate(ibs: Ibs, exit_low: float, exit_high: float, *, is_short: bool = False) -> Gate:
     """In place of the band, where a roll has closed a position: passes unless this bar would have been an exit."""
-    passed = not ibs.is_zero_range and not exit_low <= ibs.value <= exit_high
+    passed = not ibs.is_zero_range and not is_in_band(ibs, exit_low, exit_high, is_short=is_short)
     reason = "" if passed else ("zero_range" if ibs.is_zero_range else "exit_band")
     return Gate(name="reopen", is_passed=passed, value=repr(ibs.value), reason=reason)
 

@@ -14,7 +14,7 @@ import attrs
 
 from domain.bars import Bar, BarTable
 from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
-from domain.features import required_bases
+from domain.features import FEATURE_SET_VERSION, required_bases
 from domain.gates import Gate, unscored_gate, veto_gate
 from domain.units import Nanos
 from domain.veto import Score, Verdict, VetoModel, unusable_features
@@ -44,12 +44,14 @@ class Scorer:
         *,
         thresholds: Mapping[str, float] | None = None,
         refusals: Mapping[str, str] | None = None,
+        gates: Mapping[str, Sequence[str]] | None = None,
         carried: Sequence[CarriedPercentile] = (),
         tables: Sequence[BarTable] = (),
         days_since: int = 0,
         pairs: Mapping[str, str] | None = None,
     ) -> None:
         """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
+        `gates`: the features of each root's optional gates.
         `carried`: the session before's `percentiles()`; what grew from another model is left out.
         `tables`: completed hours and days, adjusted for rolls. `days_since`: a last completed day that
         had ended by then is out of date. `pairs`: the root that a root's pair features read.
@@ -57,18 +59,24 @@ class Scorer:
         self._models = dict(sorted(models.items()))
         self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
         self._refusals = dict(refusals or {})
-        bases = {root: required_bases(model.features, model.feature_set) for root, model in self._models.items()}
+        self._gates = dict(gates or {})
+        bases = {
+            root: (*self._bases_of_model(root), *required_bases(self._gates.get(root, ()), FEATURE_SET_VERSION))
+            for root in sorted({*self._models, *self._gates})
+        }
         self._book = FeatureBook(bases=bases, days_since=days_since, pairs=pairs or {})
         self._failed: dict[str, str] = {}
         """By root what its features or its score raised: it enters nothing more, and everybody else goes on.
         A bar or a history that could not be taken leaves a hole for whoever reads it: that is for _ALL."""
-        self._guarded(_ALL, self._fill, bases, carried, tables)
+        self._guarded(_ALL, self._fill, carried, tables)
 
-    def _fill(
-        self, bases: Mapping[str, Sequence[str]], carried: Sequence[CarriedPercentile], tables: Sequence[BarTable]
-    ) -> None:
+    def _bases_of_model(self, root: str) -> tuple[str, ...]:
+        model = self._models.get(root)
+        return () if model is None else required_bases(model.features, model.feature_set)
+
+    def _fill(self, carried: Sequence[CarriedPercentile], tables: Sequence[BarTable]) -> None:
         for root, model in self._models.items():
-            for base in bases[root]:
+            for base in self._bases_of_model(root):
                 values = [float(value) for value in model.populations[base]]
                 self._book.seed_population(
                     root, base, values, seed=model.digest, through_ns=Nanos(model.trained_until_ns if values else 0)
@@ -88,11 +96,30 @@ class Scorer:
         """The root's bars until now are not whole: what reads them is missing until there are enough again."""
         self._guarded(_ALL, self._book.forget, root)
 
-    def judge(self, root: str, bar_end: Nanos) -> Judgement:
+    def gate_values(self, root: str, bar_end: Nanos) -> FeatureVector | str:
+        """The features of the root's gates at the hour bar that ends at `bar_end`, or why there are none.
+
+        Never raises, and what fails here costs the root its entries alone.
+        """
+        place = f"{root} gates"
+        values = None
+        if not self._failed.keys() & {place, _ALL}:
+            values = self._guarded(place, self._gate_values, root, bar_end)
+        return (self._failed.get(_ALL) or self._failed[place]) if values is None else values
+
+    def _gate_values(self, root: str, bar_end: Nanos) -> FeatureVector | str:
+        if not self._book.has_hours(root):
+            return f"{root} 1h: no bars"
+        vector = self._book.vector(root, self._gates.get(root, ()), FEATURE_SET_VERSION)
+        return vector if vector.ts == bar_end else f"{root}: the features stand at another bar"
+
+    def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 
-        Never raises: an exit of any root must not depend on it.
+        Models are trained on long entries: a short has none. Never raises: an exit of any root must not depend on it.
         """
+        if is_short:
+            return Judgement(gate=unscored_gate("veto_model_side", "trained on long entries"))
         judgement = None
         if not self._failed.keys() & {root, _ALL}:
             judgement = self._guarded(root, self._judge, root, bar_end)

@@ -382,7 +382,7 @@ def _opening(config: Config, session: Session) -> SessionOpened:
         code_digest=code_digest(),
         config_digest=config_digest(config),
         libraries=library_versions(),
-        strategy=attrs.evolve(config.strategy, name=STRATEGY_NAME),
+        strategy=attrs.evolve(config.strategy, name=STRATEGY_NAME, roots=()),
         risk=config.risk,
         roots=config.roots,
         contracts=(),

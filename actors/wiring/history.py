@@ -186,7 +186,8 @@ def history_report(places: MarketPlaces, now: Nanos) -> dict[str, Any]:
     series = {root.root: series_of(root, sessions) for root in roots}
     found = extended(journal, [each for each in series.values() if each is not None], session)
     held = {(table.root, table.timeframe): table for table in found.tables}
-    models = load_models(places.roots, places.models_dir, for_money=places.mode == "live").records
+    scored = [root for root in places.roots if places.strategy.of(root.root).veto]
+    models = load_models(scored, places.models_dir, for_money=places.mode == "live").records
     rows = []
     for root, of_root in zip(places.roots, roots, strict=True):
         chain = series[root.root]
@@ -211,7 +212,7 @@ def history_report(places: MarketPlaces, now: Nanos) -> dict[str, Any]:
         "begins": iso_utc(session.start_ns),
         "source": found.source,
         "roots": rows,
-        "models": [_readiness(m, counts, pairs.get(m.root)) for m in models] if places.strategy.veto else [],
+        "models": [_readiness(model, counts, pairs.get(model.root)) for model in models],
     }
 
 

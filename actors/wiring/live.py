@@ -82,8 +82,8 @@ def live_command(request: LiveRequest) -> int:
     if config.mode == "live":
         log.info("checklist of TradersPost's settings", valid_until=str(config.golive.valid_until))
     models = LoadedModels(bundles={}, records=())
-    if config.strategy.veto:
-        models = load_models(config.roots, config.models_dir, for_money=config.mode == "live")
+    if scored := [root for root in config.roots if config.strategy.of(root.root).veto]:
+        models = load_models(scored, config.models_dir, for_money=config.mode == "live")
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())

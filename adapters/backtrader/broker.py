@@ -72,6 +72,8 @@ class RequestNote:
     stop_price: Price | None = None
     target_price: Price | None = None
     """Of an entry: legs that rest at the broker."""
+    average_range: Price | None = None
+    """Of an entry: what its stop or target is counted in."""
 
 
 class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no types

@@ -40,6 +40,7 @@ from domain.events import (
 from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
 from domain.instruments import pairs_of
+from domain.optional_gates import gate_names
 from domain.orders import Order, OrderState, Side, signal_id
 from domain.positions import Position, net_pnl
 from domain.scorer import Scorer
@@ -79,7 +80,7 @@ class CerebroEngine:
         self._roots = {root.root: root for root in opened.roots}
         self._deadlines = {
             plan.root: auto_close_deadline(
-                opened.strategy, opened.session.date, opened.session.hours_of(plan.root).close_ns
+                opened.strategy.of(plan.root), opened.session.date, opened.session.hours_of(plan.root).close_ns
             )
             for plan in plans
         }
@@ -234,7 +235,7 @@ class CerebroEngine:
         side: Side = "buy" if order.isbuy() else "sell"
         id = signal_id(
             session=self._session,
-            strategy=self._settings.name,
+            strategy=self._settings.of(note.root).name,
             root=note.root,
             contract=note.contract,
             intent=note.intent,
@@ -334,8 +335,8 @@ class CerebroEngine:
             if end >= last.get(table.root, 0):
                 # The tables are shifted to the active contract's level, whichever contract a row names.
                 last[table.root], self._last_close[active[table.root]] = end, Price(close)
-            if table.timeframe == self._settings.decision_timeframe:
-                self._strategy.warm_up(table.root, rows[:, 1].tolist(), rows[:, 2].tolist())
+            if table.timeframe == self._settings.of(table.root).decision_timeframe:
+                self._strategy.warm_up(table.root, *rows[:, 1:].T.tolist())
         return Nanos(max(last.values(), default=0))
 
     def anchor(self, ts: Nanos, plans: Sequence[RootPlan], carried: StateCarried | None) -> None:
@@ -378,14 +379,14 @@ class CerebroEngine:
             if position.entry_signal_id not in unsettled:
                 # Backtrader closes this trade when the exit fills; an unsettled entry opens its own.
                 self._strategy._trades[trade.data][0].append(trade)
-                self._strategy.restore_position(position, None)
+                self._strategy.restore_position(position, None, _range_of(memories.get(position.root)))
         for order in carried.orders:
             if order.state.is_final or order.filled_ns is not None:
                 continue  # an exit that only waits for its repeat is over for the strategy
             memory = memories.get(order.root)
             restored = self._broker.restore_order(order, self._note_of(order, memory))
             if order.intent == "entry" and order.state is OrderState.AMBIGUOUS:
-                self._strategy.restore_position(self._broker.positions[order.root], restored.ref)
+                self._strategy.restore_position(self._broker.positions[order.root], restored.ref, _range_of(memory))
             else:
                 self._strategy.restore_order(restored)
         for memory in carried.memories:
@@ -400,11 +401,12 @@ class CerebroEngine:
             intent=order.intent,
             reason=memory.last_exit_reason if memory is not None and order.intent == "exit" else "carried",
             decided_ns=order.decided_ns,
-            bar_ns=HOUR if self._settings.decision_timeframe == "1h" else MINUTE,
+            bar_ns=HOUR if self._settings.of(order.root).decision_timeframe == "1h" else MINUTE,
             price=order.reference_price if order.limit_price is None else order.limit_price,
             bars_held=None if memory is None else memory.bars_held,
             stop_price=order.stop_price,
             target_price=order.target_price,
+            average_range=_range_of(memory) if order.intent == "entry" else None,
         )
 
 
@@ -437,18 +439,25 @@ def build_engine(
 def _scorer_of(
     opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable], models: Mapping[str, VetoModel]
 ) -> Scorer | None:
-    if not opened.strategy.veto:
+    traded = [root.root for root in opened.roots if not root.is_reference]
+    gates = {root: names for root in traded if (names := gate_names(opened.strategy.of(root)))}
+    if not gates and not any(opened.strategy.of(root).veto for root in traded):
         return None
     used = {record.root for record in opened.models if not record.refusal}
     return Scorer(
         {root: model for root, model in models.items() if root in used},
         refusals={record.root: record.refusal for record in opened.models if record.refusal},
+        gates=gates,
         carried=() if carried is None else carried.percentiles,
         tables=tables,
         # The session starts where the one before ended; a product that closed earlier that day is still of it.
         days_since=opened.session.start_ns - DAY,
         pairs=pairs_of(opened.roots),
     )
+
+
+def _range_of(memory: RootMemory | None) -> Price | None:
+    return None if memory is None else memory.average_range
 
 
 def _flat_bar(root: str, contract: str, ts: Nanos, price: Price) -> Bar:

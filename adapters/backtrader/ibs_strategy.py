@@ -1,4 +1,4 @@
-"""The IBS strategy, long only: the same class in the stepped engine and in a plain `cerebro.run()`.
+"""The IBS strategy, long and short: the same class in the stepped engine and in a plain `cerebro.run()`.
 
 It reads closed bars from its feeds (`ROOT@1m` and, with hour bars deciding, `ROOT@1h`),
 keeps windows of its own (Backtrader's lines may hold one bar under exactbars=1), and
@@ -15,37 +15,22 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Any
 
 import backtrader as bt
 
 from adapters.backtrader.broker import RequestNote
-from adapters.backtrader.feeds import bar_of_lines, feed_name, nanos_of
+from adapters.backtrader.entries import Candidate, candidate_of
+from adapters.backtrader.feeds import feed_name, nanos_of
+from adapters.backtrader.own_scorer import OwnScorer
 from adapters.backtrader.roots import DecisionBar, FeedReader, Holding, RootPlan, RootState, holding_at
-from domain.bars import Bar
 from domain.errors import OurError
 from domain.events import RootMemory, SignalEvaluated, Verdict, VetoScored
-from domain.gates import (
-    VETO_OFF,
-    Gate,
-    auto_close_deadline,
-    cooldown_gate,
-    first_refusal,
-    freshness_gate,
-    ibs_gate,
-    near_auto_close_gate,
-    parse_window,
-    pending_gate,
-    pivot_gate,
-    position_gate,
-    reopen_gate,
-    session_gate,
-    time_gate,
-    unscored_gate,
-    warmup_gate,
-)
+from domain.feature_book import FeatureVector
+from domain.gates import VETO_OFF, auto_close_deadline, first_refusal, is_in_band, unscored_gate
 from domain.ibs import StrategySettings, internal_bar_strength
+from domain.levels import resting_legs
+from domain.optional_gates import gate_names
 from domain.positions import Position
 from domain.scorer import Judgement, Scorer
 from domain.sessions import STRATEGY_ZONE, local_time, to_nanos
@@ -98,43 +83,34 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         """Set by the engine for a slice from a replay; a plain backtest has none. Until a slice comes that is not,
         nothing but the auto-close is asked for."""
         self._listener: Callable[[SignalEvaluated | VetoScored], None] = self.p.listener or self.signals.append
-        self._windows = tuple(parse_window(text) for text in self.settings.entry_windows)
-        self._decision_ns = HOUR if self.settings.decision_timeframe == "1h" else MINUTE
         self._now = Nanos(0)
-        self._scorer: Scorer | None = self.p.scorer
-        self._inputs: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
-        if model is not None:
-            self._use(model)
         plans: tuple[RootPlan, ...] = self.p.plans or (_only_plan(model),)
         self._roots = {plan.root: self._state_of(plan) for plan in sorted(plans, key=lambda plan: plan.root)}
         self._states = tuple(self._roots.values())
-
-    def _use(self, model: VetoModel) -> None:
-        """Score with one model, on the hours and days of this Cerebro's own feeds."""
-        if tuple(self.p.ml_features or model.features) != tuple(model.features):
-            raise OurError(f"ml_features are not those of the model of {model.root}")
-        thresholds = {} if self.p.ml_threshold is None else {model.root: float(self.p.ml_threshold)}
-        self._scorer = Scorer({model.root: model}, thresholds=thresholds)
-        for data in self.datas:
-            root, _, timeframe = data._name.partition("@")
-            if timeframe in ("1h", "1d"):
-                take = self._scorer.add_hour if timeframe == "1h" else self._scorer.add_day
-                self._inputs.append((root, FeedReader(data), take))
+        self._scorer: Scorer | None = self.p.scorer
+        self._own: OwnScorer | None = None
+        gates = {root: gate_names(state.settings) for root, state in self._roots.items() if state.settings.gates}
+        if model is not None or (gates and self._scorer is None):
+            self._own = OwnScorer(
+                self.datas, model, features=self.p.ml_features, threshold=self.p.ml_threshold, gates=gates
+            )
+            self._scorer = self._own.scorer
 
     def _weekday_deadline(self, root: str, ts: Nanos) -> Nanos:
         # Six hours on, the evening's session lies in the day that names it.
         date = (local_time(ts, STRATEGY_ZONE) + dt.timedelta(hours=6)).date()
         close = to_nanos(dt.datetime.combine(date, dt.time(17), STRATEGY_ZONE))
-        return auto_close_deadline(self.settings, date, close)
+        return auto_close_deadline(self.settings.of(root), date, close)
 
     def _state_of(self, plan: RootPlan) -> RootState:
         minutes = {plan.contract: FeedReader(self.getdatabyname(feed_name(plan.root, "1m")))}
         for contract in plan.held_contracts:
             minutes[contract] = FeedReader(self.getdatabyname(feed_name(plan.root, "1m", contract)))
-        timeframe = self.settings.decision_timeframe
-        if timeframe == "1m":
-            return RootState(plan, minutes, minutes[plan.contract])
-        return RootState(plan, minutes, FeedReader(self.getdatabyname(feed_name(plan.root, timeframe))))
+        settings = self.settings.of(plan.root)
+        if settings.decision_timeframe == "1m":
+            return RootState(plan, settings, minutes, minutes[plan.contract])
+        hours = FeedReader(self.getdatabyname(feed_name(plan.root, settings.decision_timeframe)))
+        return RootState(plan, settings, minutes, hours)
 
     # ------------------------------------------------------------ one turn
 
@@ -150,13 +126,13 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
                     fresh = feed
         if not self.is_armed:
             return
-        inputs = [(root, feed, take) for root, feed, take in self._inputs if feed.poll()]
-        if fresh is None and inputs:
-            fresh = inputs[0][1]
+        if self._own is not None:
+            scored = self._own.poll()
+            fresh = fresh or scored
         stamp = self.lines.datetime[0] if fresh is None else fresh.stamp[0]
         self._now = nanos_of(stamp, after=self._now)
-        for root, feed, take in inputs:
-            take(bar_of_lines(root, feed.data.lines, self._now))
+        if self._own is not None:
+            self._own.take(self._now)
         for state in self._states:
             bar = self._take_bar(state) if state.decisions.is_fresh else None
             if state.holding is not None:
@@ -172,15 +148,20 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         start = Nanos(self._now - round(lines.length_s[0] * SECOND))
         is_whole = start >= state.whole_from
         if is_whole:
-            state.highs.append(high)
-            state.lows.append(low)
-            state.completed += 1
+            state.add(high, low, close)
         ibs = internal_bar_strength(high=high, low=low, close=close)
         return DecisionBar(start=start, end=self._now, close=close, ibs=ibs, is_whole=is_whole)
 
     def _decide(self, state: RootState, bar: DecisionBar) -> None:
-        judgement = self._judge(state.plan.root, bar)
-        gates = (*self._gates(state, bar), judgement.gate)
+        candidate = candidate_of(
+            state,
+            bar,
+            values=self._gate_values(state, bar),
+            deadline=self._entry_deadline(state, bar.end),
+            is_late=self.is_late,
+        )
+        judgement = self._judge(state, bar, candidate)
+        gates = (*candidate.gates, judgement.gate)
         refusal = first_refusal(gates)
         holding = state.holding
         verdict: Verdict
@@ -192,7 +173,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             verdict, reason = "refuse", refusal.reason
         else:
             verdict, reason = "enter", ""
-            self._request_entry(state, bar, judgement, "reopen" if state.is_reopening else "ibs")
+            self._request_entry(state, bar, candidate, judgement)
         state.is_reopening = False
         if state.cooldown_left:
             state.cooldown_left -= 1
@@ -213,41 +194,24 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             )
         )
 
-    def _gates(self, state: RootState, bar: DecisionBar) -> tuple[Gate, ...]:
-        settings, holding = self.settings, state.holding
-        if settings.pivot_gate:
-            pivot = pivot_gate(bar.close, list(state.highs), list(state.lows), settings.pivot_strength)
-        else:
-            pivot = Gate(name="pivot", is_passed=True, value="off")
-        return (
-            warmup_gate(state.completed, settings),
-            freshness_gate(is_late=self.is_late, is_whole=bar.is_whole),
-            session_gate(bar.start, bar.end, state.plan.hours),
-            time_gate(bar.start, self._windows),
-            reopen_gate(bar.ibs, settings.exit_ibs_low, settings.exit_ibs_high)
-            if state.is_reopening
-            else ibs_gate(bar.ibs, settings.entry_ibs_low, settings.entry_ibs_high),
-            pivot,
-            near_auto_close_gate(bar.end, self._entry_deadline(state, bar.end), settings),
-            position_gate(
-                0 if holding is None else holding.quantity, is_unknown=holding is not None and holding.is_unknown
-            ),
-            pending_gate(state.order_intent),
-            cooldown_gate(state.cooldown_left),
-        )
-
     def _entry_deadline(self, state: RootState, ts: Nanos) -> Nanos | None:
         """When a position entered now would be closed whatever happens: the auto-close, or a roll before it."""
         deadline, closes = self.deadline_of(state.plan.root, ts), self._roll_closes.get(state.plan.contract)
         return deadline if deadline is None or closes is None else min(deadline, closes)
 
-    def _judge(self, root: str, bar: DecisionBar) -> Judgement:
+    def _gate_values(self, state: RootState, bar: DecisionBar) -> FeatureVector | str:
+        if self._scorer is None or not state.settings.gates:
+            return ""
+        return self._scorer.gate_values(state.plan.root, bar.end)
+
+    def _judge(self, state: RootState, bar: DecisionBar, candidate: Candidate) -> Judgement:
         """The veto, also of a bar that another gate refuses: "why not" has to be answerable for all of them."""
-        if not self.settings.veto:
+        if not state.settings.veto:
             return Judgement(gate=VETO_OFF)
         if self._scorer is None:
             return Judgement(gate=unscored_gate("veto_model_missing"))
-        judgement = self._scorer.judge(root, bar.end)
+        root = state.plan.root
+        judgement = self._scorer.judge(root, bar.end, is_short=candidate.is_short)
         vector, score, threshold = judgement.vector, judgement.score, judgement.threshold
         if vector is not None and score is not None and threshold is not None:
             self._listener(
@@ -277,14 +241,14 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             return
         minute = state.minutes[holding.contract]
         if minute.is_fresh and is_later:
-            close, sign = float_to_price(minute.close[0]), 1 if holding.quantity > 0 else -1
+            close, sign = float_to_price(minute.close[0]), -1 if holding.is_short else 1
             if sign * close <= sign * holding.stop_at:
                 state.exit_due = "stop"
             elif sign * close >= sign * holding.target_at:
                 state.exit_due = "target"
         if bar is not None and is_later and not state.exit_due:
-            settings = self.settings
-            if not bar.ibs.is_zero_range and settings.exit_ibs_low <= bar.ibs.value <= settings.exit_ibs_high:
+            settings = state.settings
+            if is_in_band(bar.ibs, settings.exit_ibs_low, settings.exit_ibs_high, is_short=holding.is_short):
                 state.exit_due = "ibs"
             elif state.bars_held >= settings.exit_after_bars:
                 state.exit_due = "bar_stop"
@@ -326,7 +290,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             decided = ts if state.is_auto_close_asked or deadline is None else deadline
             state.is_auto_close_asked, bar_ns = True, Nanos(0)
         else:
-            decided, bar_ns = ts, self._decision_ns if reason in ("ibs", "bar_stop") else MINUTE
+            decided, bar_ns = ts, state.decision_ns if reason in ("ibs", "bar_stop") else MINUTE
         feed = state.minutes[holding.contract]
         note = RequestNote(
             root=state.plan.root,
@@ -341,49 +305,39 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         )
         state.exit_retry_ns = Nanos(ts + min(EXIT_RETRY << state.exit_asks, EXIT_RETRY_CAP))
         state.exit_asks += 1
-        trade = self.sell if holding.quantity > 0 else self.buy
+        trade = self.buy if holding.is_short else self.sell
         order = trade(data=feed.data, size=abs(holding.quantity), request=note)
         state.await_order(order.ref, "exit")
         return True
 
     # -------------------------------------------------------------- entries
 
-    def _request_entry(self, state: RootState, bar: DecisionBar, judgement: Judgement, reason: str) -> None:
-        plan, settings = state.plan, self.settings
+    def _request_entry(self, state: RootState, bar: DecisionBar, candidate: Candidate, judgement: Judgement) -> None:
+        plan, settings, is_short = state.plan, state.settings, candidate.is_short
         note = RequestNote(
             root=plan.root,
             contract=plan.contract,
             intent="entry",
-            reason=reason,
+            reason="reopen" if state.is_reopening else "ibs",
             decided_ns=bar.end,
-            bar_ns=self._decision_ns,
+            bar_ns=state.decision_ns,
             price=bar.close,
             ibs=bar.ibs.value,
             probability=None if judgement.score is None else judgement.score.probability,
             threshold=judgement.threshold,
-            **self._legs(bar.close, plan.tick_size),
+            average_range=candidate.average_range,
+            **resting_legs(bar.close, candidate.away, settings, plan.tick_size, is_short=is_short),
         )
         how: dict[str, Any] = {}
         if settings.entry_order == "limit":
-            limit = round_to_tick(bar.close, plan.tick_size, up=False)
+            limit = round_to_tick(bar.close, plan.tick_size, up=is_short)
             # `valid` is for a backtest's broker; live, the journal says when the order has ended.
             valid = dt.timedelta(seconds=settings.cancel_after_s)
             how = {"exectype": bt.Order.Limit, "price": price_to_float(limit), "valid": valid}
         feed = state.minutes[plan.contract]
-        order = self.buy(data=feed.data, size=plan.quantity, request=note, **how)
-        state.await_order(order.ref, "entry")
-
-    def _legs(self, close: Price, tick_size: Price) -> dict[str, Price]:
-        """What rests at the broker beside a long entry; the fill is not known yet, so from the close."""
-        settings = self.settings
-        stop_pct = settings.stop_pct if settings.bracket else settings.stop_pct * settings.protective_stop
-        percent = abs(Decimal(close)) / 100
-        legs = {}
-        if stop_pct:
-            legs["stop_price"] = round_to_tick(Price(int(close - percent * stop_pct)), tick_size, up=False)
-        if settings.bracket:
-            legs["target_price"] = round_to_tick(Price(int(close + percent * settings.target_pct)), tick_size, up=True)
-        return legs
+        trade = self.sell if is_short else self.buy
+        order = trade(data=feed.data, size=candidate.quantity, request=note, **how)
+        state.await_order(order.ref, "entry", note.average_range)
 
     # -------------------------------------------------- what became of them
 
@@ -403,7 +357,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             if note.intent == "entry":
                 self._open(state, order, self._fill_time(order), float_to_price(order.executed.price))
             else:
-                state.leave(note.reason, self.settings)
+                state.leave(note.reason)
         elif state.holding is not None and state.holding.is_unknown and state.holding.order_ref == order.ref:
             state.forget_holding()
 
@@ -413,15 +367,18 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         return Nanos(nanos_of(order.executed.dt) - MINUTE) if known is None else known
 
     def _open(self, state: RootState, order: Any, opened_ns: Nanos, price: Price, *, is_unknown: bool = False) -> None:
+        note: RequestNote = order.info.request
         state.hold(
             holding_at(
                 price,
-                self.settings,
-                contract=order.info.request.contract,
+                state.settings,
+                contract=note.contract,
                 quantity=int(order.size),
                 opened_ns=opened_ns,
                 order_ref=order.ref,
                 is_unknown=is_unknown,
+                # What someone else has entered is left where an entry of ours would be now.
+                average_range=note.average_range or state.average_range(),
             )
         )
 
@@ -436,31 +393,32 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         if root in self._roots:
             self._roots[root].reset(since)
 
-    def warm_up(self, root: str, highs: list[Price], lows: list[Price]) -> None:
+    def warm_up(self, root: str, highs: list[Price], lows: list[Price], closes: list[Price]) -> None:
         """Completed decision bars before the first one that decides, oldest first."""
         state = self._roots[root]
-        state.highs.extend(highs)
-        state.lows.extend(lows)
-        state.completed += len(highs)
+        for high, low, close in zip(highs, lows, closes, strict=True):
+            state.add(high, low, close)
 
-    def restore_position(self, position: Position, order_ref: int | None) -> None:
+    def restore_position(self, position: Position, order_ref: int | None, average_range: Price | None = None) -> None:
         """Hold a carried position; `order_ref` is its entry's while that is still open (UNKNOWN)."""
-        self._roots[position.root].hold(
+        state = self._roots[position.root]
+        state.hold(
             holding_at(
                 position.price,
-                self.settings,
+                state.settings,
                 contract=position.contract,
                 quantity=position.quantity,
                 opened_ns=position.opened_ns,
                 order_ref=order_ref,
                 is_unknown=position.is_unknown,
+                average_range=average_range or state.average_range(),
             )
         )
 
     def restore_order(self, order: Any) -> None:
         """Wait for a carried, unfinished order."""
         note: RequestNote = order.info.request
-        self._roots[note.root].await_order(order.ref, note.intent)
+        self._roots[note.root].await_order(order.ref, note.intent, note.average_range)
 
     def may_reopen(self, root: str) -> None:
         """The root trades a new contract: what was closed for that may be entered again at its first decision bar."""

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import deque
-from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
+from decimal import Decimal
 from typing import Any
 
 import attrs
 
 from domain.errors import OperatorError, OurError
 from domain.events import RootMemory, SessionOpened, StateCarried
+from domain.gates import TimeWindow, parse_window
 from domain.ibs import Ibs, StrategySettings
+from domain.levels import ATR_BARS, average_range, distances, levels
 from domain.orders import Intent
 from domain.sessions import SessionHours
-from domain.units import Nanos, Price
+from domain.units import HOUR, MINUTE, Nanos, Price
 
+_KEPT_BARS = ATR_BARS
 WINDOW_BARS = 250
-"""Decision bars of each root that the gates may look back on."""
+"""Decision bars of each root that the pivot gate may look back on."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,6 +34,8 @@ class RootPlan:
     contract: str
     quantity: int
     tick_size: Price
+    multiplier: Decimal | None = None
+    """Of the order product; without it nothing is sized by risk."""
     held_contracts: tuple[str, ...] = ()
     hours: SessionHours | None = None
     """The root's hours of the session that is traded; None in a backtest over many."""
@@ -53,6 +58,7 @@ def plans_of(opened: SessionOpened, carried: StateCarried | None) -> tuple[RootP
                     contract=contract,
                     quantity=root.quantity,
                     tick_size=root.data_spec.tick_size,
+                    multiplier=root.order_spec.multiplier,
                     held_contracts=tuple(held.pop(root.root, ())),
                     hours=opened.session.hours_of(root.root),
                 )
@@ -82,7 +88,7 @@ def _held_contracts(carried: StateCarried | None, active: dict[str, str | None])
 
 @attrs.frozen(kw_only=True)
 class Holding:
-    """A position as the strategy sees it: at or below `stop_at`, at or above `target_at` it leaves."""
+    """A position as the strategy sees it: at or beyond `stop_at`, at or beyond `target_at` it leaves."""
 
     contract: str
     quantity: int
@@ -92,6 +98,12 @@ class Holding:
     order_ref: int | None
     """Of the entry; its end without a fill ends an UNKNOWN holding."""
     is_unknown: bool
+    average_range: Price | None = None
+    """At the entry's decision, where stop or target are counted in it."""
+
+    @property
+    def is_short(self) -> bool:
+        return self.quantity < 0
 
 
 def holding_at(
@@ -103,26 +115,24 @@ def holding_at(
     opened_ns: Nanos,
     order_ref: int | None,
     is_unknown: bool,
+    average_range: Price | None = None,
 ) -> Holding:
-    """The holding filled at `price`, its levels mirrored when it is short (an operator may say that one is held).
+    """The holding filled at `price`, its levels mirrored when it is short.
 
-    The levels are integers that decide as the exact ones would. Raises OurError for a position of nothing.
+    Raises OurError for a position of nothing.
     """
     if not quantity:
         raise OurError(f"{contract}: a holding of nothing")
-    percent = abs(Decimal(price)) / 100  # of the size: prices have been negative (CL, April 2020)
-    sign = 1 if quantity > 0 else -1
-    stop, target = price - sign * percent * settings.stop_pct, price + sign * percent * settings.target_pct
-    below, above = (stop, target) if quantity > 0 else (target, stop)
-    low, high = below.to_integral_value(ROUND_FLOOR), above.to_integral_value(ROUND_CEILING)
+    stop, target = levels(price, distances(price, settings, average_range), is_short=quantity < 0)
     return Holding(
         contract=contract,
         quantity=quantity,
         opened_ns=opened_ns,
-        stop_at=Price(int(low if quantity > 0 else high)),
-        target_at=Price(int(high if quantity > 0 else low)),
+        stop_at=stop,
+        target_at=target,
         order_ref=order_ref,
         is_unknown=is_unknown,
+        average_range=average_range,
     )
 
 
@@ -164,17 +174,23 @@ class RootState:
     `exit_due` is the reason of an exit that has been decided and not yet filled: it stays.
     """
 
-    def __init__(self, plan: RootPlan, minutes: dict[str, FeedReader], decisions: FeedReader) -> None:
-        self.plan, self.minutes, self.decisions = plan, minutes, decisions
+    def __init__(
+        self, plan: RootPlan, settings: StrategySettings, minutes: dict[str, FeedReader], decisions: FeedReader
+    ) -> None:
+        self.plan, self.settings, self.minutes, self.decisions = plan, settings, minutes, decisions
         self.readers = (*minutes.values(), *(() if decisions in minutes.values() else (decisions,)))
-        self.highs: deque[Price] = deque(maxlen=WINDOW_BARS)
-        self.lows: deque[Price] = deque(maxlen=WINDOW_BARS)
+        self.windows: tuple[TimeWindow, ...] = tuple(parse_window(text) for text in settings.entry_windows)
+        self.decision_ns = HOUR if settings.decision_timeframe == "1h" else MINUTE
+        self.highs: deque[Price] = deque(maxlen=_KEPT_BARS)
+        self.lows: deque[Price] = deque(maxlen=_KEPT_BARS)
+        self.closes: deque[Price] = deque(maxlen=_KEPT_BARS)
         self.completed = 0
         self.whole_from = Nanos(0)
         """Decision bars that start earlier lack records."""
         self.holding: Holding | None = None
         self.order_ref: int | None = None
         self.order_intent: Intent | None = None
+        self._ordered_range: Price | None = None
         self.exit_due = ""
         self.exit_retry_ns = Nanos(0)
         self.exit_asks = 0
@@ -182,6 +198,8 @@ class RootState:
         self.bars_held = 0
         self.cooldown_left = 0
         self.last_exit_reason = ""
+        self.was_short = False
+        """The side of the position that was closed last."""
         self.is_reopening = False
         """What a roll has closed may be entered again, at the first decision bar only."""
 
@@ -189,14 +207,26 @@ class RootState:
         """The windows start anew; what is held, ordered or due stays."""
         self.highs.clear()
         self.lows.clear()
+        self.closes.clear()
         self.completed, self.whole_from = 0, since
 
-    def await_order(self, ref: int, intent: Intent) -> None:
+    def add(self, high: Price, low: Price, close: Price) -> None:
+        """A completed decision bar."""
+        self.highs.append(high)
+        self.lows.append(low)
+        self.closes.append(close)
+        self.completed += 1
+
+    def average_range(self) -> Price | None:
+        """Of the decision bars until now, where an entry needs it."""
+        return average_range(self.highs, self.lows, self.closes) if self.settings.uses_atr else None
+
+    def await_order(self, ref: int, intent: Intent, ordered_range: Price | None = None) -> None:
         """Nothing else is asked for this root until the order has ended."""
-        self.order_ref, self.order_intent = ref, intent
+        self.order_ref, self.order_intent, self._ordered_range = ref, intent, ordered_range
 
     def forget_order(self) -> None:
-        self.order_ref = self.order_intent = None
+        self.order_ref = self.order_intent = self._ordered_range = None
 
     def hold(self, holding: Holding) -> None:
         """A new position, or a better knowledge of the one held."""
@@ -205,12 +235,14 @@ class RootState:
             self.exit_retry_ns, self.exit_asks = Nanos(0), 0
         self.holding = holding
 
-    def leave(self, reason: str, settings: StrategySettings) -> None:
+    def leave(self, reason: str) -> None:
         """The position is closed: the cooldown starts."""
+        if self.holding is not None:
+            self.was_short = self.holding.is_short
         self.last_exit_reason = reason
-        after_stop = settings.cooldown_after_stop_bars if reason == "stop" else 0
+        after_stop = self.settings.cooldown_after_stop_bars if reason == "stop" else 0
         # A roll's close is no judgement of the market.
-        self.cooldown_left = 0 if reason == "roll" else max(settings.cooldown_bars, after_stop)
+        self.cooldown_left = 0 if reason == "roll" else max(self.settings.cooldown_bars, after_stop)
         self.forget_holding()
 
     def forget_holding(self) -> None:
@@ -223,11 +255,14 @@ class RootState:
             bars_held=self.bars_held,
             cooldown_left=self.cooldown_left,
             last_exit_reason=self.last_exit_reason if self.holding is None else self.exit_due,
+            average_range=self._ordered_range if self.holding is None else self.holding.average_range,
+            was_short=self.was_short,
         )
 
     def restore(self, memory: RootMemory) -> None:
         """Take up a memory; call it after the holding has been restored."""
         self.bars_held, self.cooldown_left = memory.bars_held, memory.cooldown_left
+        self.was_short = memory.was_short
         if self.holding is None:
             self.last_exit_reason = memory.last_exit_reason
         else:

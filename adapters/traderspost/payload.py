@@ -116,7 +116,11 @@ def _entry_fields(request: OrderRequested, root: TradedRoot, opened: SessionOpen
         if request.limit_price is None:
             raise OurError(f"order {request.signal_id}: a limit order without a price becomes a market order")
         entry_price = _order_price(request.limit_price, request, root)
-        fields |= {"limitPrice": entry_price, "timeInForce": "day", "cancelAfter": opened.strategy.cancel_after_s}
+        fields |= {
+            "limitPrice": entry_price,
+            "timeInForce": "day",
+            "cancelAfter": opened.strategy.of(request.root).cancel_after_s,
+        }
     return fields | _bracket_fields(request, root, entry_price) | {"signalPrice": signal_price}
 
 
@@ -187,7 +191,7 @@ def _extras(request: OrderRequested, root: TradedRoot, opened: SessionOpened) ->
     extras: dict[str, JsonValue | None] = {
         "signal_id": request.signal_id,
         "session": opened.session.date.isoformat(),
-        "strategy": opened.strategy.name,
+        "strategy": opened.strategy.of(request.root).name,
         "intent": request.intent,
         # A deadline (the auto-close) decides without a bar.
         "bar_close": _iso_millis(request.decided_ns) if request.bar_ns else None,

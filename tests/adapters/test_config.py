@@ -32,8 +32,9 @@ from adapters.settings import (
     FeedSettings,
     GoLive,
 )
+from adapters.strategy_rows import source_of
 from domain.errors import OperatorError
-from domain.ibs import StrategySettings
+from domain.ibs import FeatureGate, StrategySettings
 from domain.risk import RiskSettings
 
 DATA = Path(__file__).parents[2] / "Data"
@@ -121,12 +122,15 @@ def test_the_example_documents_every_key(tmp_path: Path) -> None:
     loaded = load(tmp_path, uncommented)
     assert (loaded.config.feed.gateway, loaded.config.feed.port) == ("127.0.0.1", 13000)
     variables = {"DATABENTO_API_KEY", "TRADERSPOST_WEBHOOK_URL", "ALERT_URLS", "ALERT_DEADMAN_URL"}
-    assert described == set(loaded.sources) - {"strategy.entry_windows[0]", "strategy.entry_windows[1]"} | variables
+    alternatives = {f"strategy.{key}" for key in ("stop_atr", "target_atr", "risk_usd", "max_size")}
+    assert described - alternatives == set(loaded.sources) | variables
     assert all(variable in text for variable in variables)
+    for key in (*alternatives, "strategy.gates", "strategy.roots"):
+        assert f"  # {key.removeprefix('strategy.')}: " in text
 
 
 def test_every_setting_has_a_reader_and_every_reader_a_setting() -> None:
-    assert set(STRATEGY_READERS) == {field.name for field in attrs.fields(StrategySettings)}
+    assert {*STRATEGY_READERS, "roots"} == {field.name for field in attrs.fields(StrategySettings)}
     assert set(RISK_READERS) == {field.name for field in attrs.fields(RiskSettings)}
     assert set(GOLIVE_READERS) == {field.name for field in attrs.fields(GoLive)}
 
@@ -153,20 +157,31 @@ CHANGED = {
     "bracket": ("true", True), "protective_stop": ("3", Decimal(3)),
     "auto_close": ('"15:55"', "15:55"), "auto_close_before_end_s": ("600", 600),
     "no_entry_before_auto_close_s": ("60", 60), "cooldown_bars": ("1", 1), "cooldown_after_stop_bars": ("2", 2),
-    "entry_order": ("limit", "limit"), "cancel_after_s": ("30", 30),
+    "entry_order": ("limit", "limit"), "cancel_after_s": ("30", 30), "side": ("short", "short"),
+    "stop_atr": ("1.5", Decimal("1.5")), "target_atr": ("0.5", Decimal("0.5")),
+    "gates": ("{es_hourly_return: [-1, 1]}", (FeatureGate(name="es_hourly_return", low=-1.0, high=1.0),)),
+    "sizing": ("risk", "risk"), "risk_usd": ("500", Decimal(500)), "max_size": ("3", 3),
 }  # fmt: skip
+WITH: dict[str, tuple[str, dict[str, object]]] = {
+    # The veto needs hours and longs.
+    "decision_timeframe": ("  veto: false\n", {"veto": False}),
+    "side": ("  veto: false\n", {"veto": False}),
+    "sizing": ("  risk_usd: 9\n  max_size: 2\n", {"risk_usd": Decimal(9), "max_size": 2}),
+    "risk_usd": ("  sizing: risk\n  max_size: 2\n", {"sizing": "risk", "max_size": 2}),
+    "max_size": ("  sizing: risk\n  risk_usd: 9\n", {"sizing": "risk", "risk_usd": Decimal(9)}),
+}
 
 
 @pytest.mark.parametrize("key", sorted(STRATEGY_READERS))
 def test_each_strategy_key_reaches_its_field_and_changes_the_digest(tmp_path: Path, key: str) -> None:
     text, expected = CHANGED[key]
-    # The veto needs hours, so minutes decide without it.
-    others, defaults = ("  veto: false\n", {"veto": False}) if key == "decision_timeframe" else ("", {})
-    plain = load(tmp_path, f"{MINIMAL}strategy:\n  name: ibs\n{others}")
+    others, defaults = WITH.get(key, ("", {}))
+    plain = load(tmp_path, f"{MINIMAL}strategy:\n  name: ibs\n")
     loaded = load(tmp_path, f"{MINIMAL}strategy:\n  {key}: {text}\n{others}")
     assert loaded.config.strategy == attrs.evolve(StrategySettings(), **defaults, **{key: expected})
-    assert type(getattr(loaded.config.strategy, key)) is type(getattr(StrategySettings(), key))
-    assert loaded.sources[f"strategy.{key}"] == f"{tmp_path}/0.yml:3:{5 + len(key)}"
+    assert type(getattr(loaded.config.strategy, key)) is type(expected)
+    assert source_of(f"strategy.{key}", loaded.sources).rsplit(":", 1)[0] == f"{tmp_path}/0.yml:3"
+    assert key == "gates" or loaded.sources[f"strategy.{key}"] == f"{tmp_path}/0.yml:3:{5 + len(key)}"
     assert config_digest(loaded.config) != config_digest(plain.config)
 
 

@@ -122,11 +122,12 @@ def test_without_windows_no_bar_may_enter() -> None:
 @pytest.mark.parametrize(
     ("high", "low", "close", "expected"),
     [
-        (110, 100, 100, Ibs(value=0.0)),
-        (110, 100, 110, Ibs(value=1.0)),
-        (110, 100, 102, Ibs(value=0.2)),
-        (110, 100, 95, Ibs(value=0.0)),
-        (110, 100, 115, Ibs(value=1.0)),
+        (110, 100, 100, Ibs(value=0.0, mirrored=1.0)),
+        (110, 100, 110, Ibs(value=1.0, mirrored=0.0)),
+        (110, 100, 102, Ibs(value=0.2, mirrored=0.8)),
+        (110, 100, 108, Ibs(value=0.8, mirrored=0.2)),
+        (110, 100, 95, Ibs(value=0.0, mirrored=1.0)),
+        (110, 100, 115, Ibs(value=1.0, mirrored=0.0)),
         (100, 100, 100, Ibs(value=0.5, is_zero_range=True)),
     ],
 )
