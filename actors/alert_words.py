@@ -399,6 +399,7 @@ SILENT: Mapping[str, str] = {
     "LateTrade": "the market",
     "SignalEvaluated": "`why` answers",
     "VetoScored": "`why` answers",
+    "ShadowScored": "nothing acts on it; `why` answers",
     "OrderRequested": "what becomes of it is told",
     "RiskDecided": "a refusal is the gate at work; `journal orders` has it",
     "OrderSubmitted": "its outcome is told",

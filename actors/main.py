@@ -21,6 +21,7 @@ import click
 from actors.commands import COMMANDS
 from actors.history_commands import history
 from actors.journal_commands import journal
+from actors.model_commands import models
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -377,7 +378,7 @@ def install_service(is_printed: bool, config: Path | None, user: str | None) -> 
     install_service_command(config, user)
 
 
-for command in (*COMMANDS, history, journal):
+for command in (*COMMANDS, history, journal, models):
     cli.add_command(command)
 
 if __name__ == "__main__":

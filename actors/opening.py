@@ -23,6 +23,7 @@ from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
 from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot, pairs_of
 from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, JournalFile
+from domain.reference_feeds import ReferenceFeeds
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
 from domain.units import SECOND, Nanos
@@ -52,6 +53,8 @@ class LivePlan:
     config_digest: str
     libraries: Mapping[str, str]
     models: tuple[ModelRecord, ...] = ()
+    shadows: tuple[ModelRecord, ...] = ()
+    required_reference_feeds: tuple[str, ...] = ()
     until_ns: Nanos | None = None
 
     @property
@@ -155,13 +158,9 @@ class Opener:
     def _is_same_program(self, opened: SessionOpened) -> bool:
         plan = self.plan
         # Libraries too: another numpy may give a score other last bits, and catching up compares all of them.
-        return (opened.code_digest, opened.config_digest, dict(opened.libraries), opened.models, opened.seed) == (
-            plan.code_digest,
-            plan.config_digest,
-            dict(plan.libraries),
-            plan.models,
-            plan.seed,
-        )
+        theirs = (opened.code_digest, opened.config_digest, dict(opened.libraries), opened.models, opened.shadows)
+        ours = (plan.code_digest, plan.config_digest, dict(plan.libraries), plan.models, plan.shadows)
+        return (*theirs, opened.seed) == (*ours, plan.seed)
 
     def _after_closed(self, latest: JournalEntry, opened: SessionOpened) -> OpenedFile:
         if opened.is_demo:
@@ -248,6 +247,14 @@ class Opener:
                 lacking=lacking,
                 fix="`history fetch` or `history import`, then start again",
             )
+        start = opened.session.start_ns
+        feeds = ReferenceFeeds(opened.required_reference_feeds, tables=history.tables, session_start=start)
+        if missing := feeds.missing():
+            log.warning(
+                "no entries until these feeds have their last completed day",
+                feeds=", ".join(missing),
+                fix="`history fetch` or `history import`, or see required_reference_feeds in docs/configuration.md",
+            )
         for position in carried.positions:
             log.warning("position carried", root=position.root, contract=position.contract, quantity=position.quantity)
         return OpenedFile(path=path, opened=opened, opening=(opened, history, carried))
@@ -291,6 +298,8 @@ class Opener:
             mappings=chosen.mappings,
             feed_start_ns=feed_start_ns,
             models=plan.models,
+            shadows=plan.shadows,
+            required_reference_feeds=plan.required_reference_feeds,
         )
 
     # ------------------------------------------------------------- contracts

@@ -29,6 +29,7 @@ from domain.events import (
     OrderSubmitted,
     RiskDecided,
     SessionOpened,
+    ShadowScored,
     SignalEvaluated,
     SliceClosed,
     SymbolMapped,
@@ -189,6 +190,7 @@ def why(envelopes: Iterable[Envelope], root: str, ts: Nanos, *, nearest_flip: Ne
         lines.append(f"    {gate.name:<18} {gate.value if gate.value is not None else 'missing':<40} {mark}")
     segment = _segment_of(record, chosen)
     lines += _veto(segment, chosen, nearest_flip)
+    lines += _shadow(segment, chosen)
     lines.append("  events:")
     lines += [f"    {line}" for line in _chain(record, segment, chosen)]
     return lines
@@ -222,6 +224,23 @@ def _veto(segment: list[Envelope], chosen: Envelope, nearest_flip: NearestFlip) 
         )
     else:
         yield f"    nearest flip: {flip or 'no single input could have turned it round'}"
+
+
+def _shadow(segment: list[Envelope], chosen: Envelope) -> Iterator[str]:
+    """What the root's shadow said of the same bar, and whether it would have been the same verdict."""
+    signal = _signal(chosen)
+    answers = [e for e in segment if e.cause == chosen.cause and e.root == signal.root]
+    found = next((e for e in answers if isinstance(e.payload, ShadowScored)), None)
+    if found is None or not isinstance(found.payload, ShadowScored):
+        return
+    scored = found.payload
+    live = next((gate.is_passed for gate in signal.gates if gate.name == "veto"), scored.is_passed)
+    verdict = ("passed" if scored.is_passed else "vetoed") + ("" if live == scored.is_passed else ", unlike the veto")
+    if scored.probability is None or scored.threshold is None:
+        told = f"not scored ({scored.reason}: {scored.detail})"
+    else:
+        told = f"probability {scored.probability:.6f} of {scored.threshold:.6f} needed: {verdict}"
+    yield f"  shadow: {told} (seq {found.seq}, model {scored.digest[:12]}; it never acts)"
 
 
 def _signal(envelope: Envelope) -> SignalEvaluated:

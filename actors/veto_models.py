@@ -30,11 +30,17 @@ log = structlog.get_logger()
 class LoadedModels:
     """The bundles a session will use, by root, and what its journal says of each traded root."""
 
-    bundles: dict[str, ModelBundle]
-    records: tuple[ModelRecord, ...]
+    bundles: dict[str, ModelBundle] = attrs.field(factory=dict)
+    records: tuple[ModelRecord, ...] = ()
 
 
-def load_models(roots: Iterable[TradedRoot], models_dir: Path, *, for_money: bool) -> LoadedModels:
+def load_models(
+    roots: Iterable[TradedRoot],
+    models_dir: Path,
+    *,
+    for_money: bool,
+    consequence: str = "no entries of this root: its model is refused",
+) -> LoadedModels:
     """The bundle of each traded root. One that must not be used is logged and stands on record with its reason.
 
     `for_money` (`mode: live`) refuses what was trained on a simulated market.
@@ -49,12 +55,21 @@ def load_models(roots: Iterable[TradedRoot], models_dir: Path, *, for_money: boo
                 root.root, models_dir, signal_product=root.data_product, allow_simulated=not for_money
             )
         except BundleRefused as error:
-            log.warning("no entries of this root: its model is refused", root=root.root, reason=str(error))
-            records.append(ModelRecord(root=root.root, refusal=error.reason))
+            log.warning(consequence, root=root.root, reason=str(error))
+            records.append(ModelRecord(root=root.root, refusal=error.reason, detail=error.what))
         else:
             bundles[root.root] = bundle
             records.append(record_of(bundle))
     return LoadedModels(bundles=bundles, records=tuple(records))
+
+
+def load_shadows(roots: Iterable[TradedRoot], shadow_dir: Path) -> LoadedModels:
+    """The shadow of each traded root that has one there, of a simulated market too: it never acts.
+
+    One that must not be used is logged and stands on record with its reason.
+    """
+    chosen = [root for root in roots if (shadow_dir / root.root).is_dir()]
+    return load_models(chosen, shadow_dir, for_money=False, consequence="no shadow of this root: its model is refused")
 
 
 def record_of(model: VetoModel) -> ModelRecord:

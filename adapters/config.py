@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import attrs
 
 from adapters.contract_map import ContractMap, load_contract_map
+from adapters.environment import DEFAULT_FEEDS, FEEDS_VARIABLE, checked_feeds, feeds_from
 from adapters.products import VERIFIED_CALENDARS
 from adapters.secret import (
     ALERTS_VARIABLE,
@@ -82,7 +83,9 @@ _TOP_KEYS = (
     "contract_map",
     "definitions",
     "symbols",
+    "required_reference_feeds",
     "models_dir",
+    "shadow_models_dir",
     "history_dir",
     "feed",
     "clock",
@@ -125,6 +128,10 @@ class Config:
     strategy: StrategySettings
     risk: RiskSettings
     roots: tuple[TradedRoot, ...]
+    required_reference_feeds: tuple[str, ...]
+    """Such as `TLT_day`: without the last completed day bar of each nothing is entered."""
+    shadow_models_dir: Path | None = None
+    """Bundles that are scored and journaled beside those of `models_dir`, and never act."""
     definitions: Path | None = None
     emergency_dir: Path | None = None
     """Where the end of a session goes when the journal cannot be written; the demo has none."""
@@ -145,7 +152,7 @@ class LoadedConfig:
 
     config: Config
     sources: Mapping[str, str]
-    """Only keys that a file states; everything else is a default."""
+    """Only keys that a file or a variable states; everything else is a default."""
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path:
@@ -213,6 +220,45 @@ def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
     )
 
 
+@attrs.frozen(kw_only=True)
+class ModelPlaces:
+    """Where a configuration's bundles are, and what they are held against."""
+
+    mode: Mode
+    roots: tuple[TradedRoot, ...]
+    """All of the contract map: `symbols` does not matter here."""
+    models_dir: Path
+    shadow_models_dir: Path | None
+    journal_dir: Path
+
+
+def find_model_places(
+    explicit: Path | None, overlays: Sequence[Path], environ: Mapping[str, str], *, models_dir: Path | None = None
+) -> ModelPlaces:
+    """The places of the configuration that `live` would find, else what comes with the program.
+
+    `models_dir` instead of the configuration's. Raises OperatorError (exit 78) with file:line:column.
+    """
+    if explicit is None and not environ.get(CONFIG_VARIABLE, "").strip() and not (Path.cwd() / "live.yml").is_file():
+        return ModelPlaces(
+            mode="paper",
+            roots=load_contract_map(CONTRACT_MAP_FILE, environ=environ).roots,
+            models_dir=_absolute(models_dir or MODELS_DIR),
+            shadow_models_dir=None,
+            journal_dir=Path.cwd() / "journal",
+        )
+    path = find_config(explicit, environ, Path.cwd())
+    document = _read_merged(path, overlays)
+    mode = cast("Mode", _choice(document, "mode", MODES, "paper"))
+    return ModelPlaces(
+        mode=mode,
+        roots=_load_map(document, _path(document, "contract_map", CONTRACT_MAP_FILE), environ).roots,
+        models_dir=_absolute(models_dir) if models_dir is not None else _path(document, "models_dir", MODELS_DIR),
+        shadow_models_dir=_optional_path(document, "shadow_models_dir"),
+        journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
+    )
+
+
 def find_contract_map(explicit: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
     """The contract map that `live` would use: of the configuration it would find, else the shipped one.
 
@@ -241,6 +287,8 @@ def load_config(
     clock = cast("ClockSource", _choice(document, "clock", ("system", "feed"), "system"))
     map_path = _path(document, "contract_map", CONTRACT_MAP_FILE)
     contract_map = _load_map(document, map_path, environ)
+    roots = _chosen_roots(document, contract_map)
+    feeds, feeds_source = _required_feeds(document, roots, environ)
     config = Config(
         mode=mode,
         account=account,
@@ -248,14 +296,16 @@ def load_config(
         journal_dir=_path(document, "journal_dir", _default_journal_dir(path, mode)),
         emergency_dir=_path(document, "emergency_dir", _default_emergency_dir(path, mode)),
         models_dir=_path(document, "models_dir", MODELS_DIR),
+        shadow_models_dir=_optional_path(document, "shadow_models_dir"),
         history_dir=_path(document, "history_dir", _default_history_dir(path)),
         contract_map=map_path,
         contract_map_digest=contract_map.digest,
-        definitions=_path(document, "definitions", Path()) if document.get("definitions") is not None else None,
+        definitions=_optional_path(document, "definitions"),
         feed=read_feed(_section(document, "feed")),
         strategy=_strategy(document, mode, contract_map),
         risk=read_risk(_section(document, "risk")),
-        roots=_chosen_roots(document, contract_map),
+        roots=roots,
+        required_reference_feeds=feeds,
         golive=read_golive(_section(document, "golive")),
         databento_key=secrets[KEY_VARIABLE],
         webhook_url=secrets[WEBHOOK_VARIABLE],
@@ -264,7 +314,8 @@ def load_config(
         dead_man_url=secrets[DEAD_MAN_VARIABLE],
     )
     _check_start(config, document, contract_map, today or _latest_date())
-    return LoadedConfig(config=config, sources=dict(_sources(document)))
+    sources = {**dict(_sources(document)), **contract_map.sources, **feeds_source}
+    return LoadedConfig(config=config, sources=sources)
 
 
 def demo_config(journal_dir: Path, environ: Mapping[str, str], *, contract_map: Path = CONTRACT_MAP_FILE) -> Config:
@@ -288,6 +339,7 @@ def demo_config(journal_dir: Path, environ: Mapping[str, str], *, contract_map: 
         strategy=StrategySettings(),
         risk=RiskSettings(),
         roots=roots.roots,
+        required_reference_feeds=_required_feeds(None, roots.roots, environ)[0],
         webhook_url=webhook_url,
         is_demo=True,
     )
@@ -306,6 +358,7 @@ def config_digest(config: Config) -> str:
         "strategy": attrs.asdict(config.strategy),
         "risk": attrs.asdict(config.risk),
         "roots": [attrs.asdict(root) for root in config.roots],
+        "required_reference_feeds": config.required_reference_feeds,
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True, default=_decimal_text).encode()).hexdigest()
 
@@ -321,7 +374,9 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
         "contract_map": config.contract_map,
         "definitions": config.definitions,
         "symbols": [root.root for root in config.roots if not root.is_reference],
+        "required_reference_feeds": config.required_reference_feeds or "[]",
         "models_dir": config.models_dir,
+        "shadow_models_dir": config.shadow_models_dir,
         "history_dir": config.history_dir,
         "clock": config.clock,
     }
@@ -331,6 +386,10 @@ def describe(loaded: LoadedConfig) -> list[tuple[str, str, str]]:
             continue
         for key, value in attrs.asdict(getattr(config, section)).items():
             values[f"{section}.{key}"] = value
+    for root in config.roots:
+        if not root.is_reference:
+            values[f"{root.root}.pair"] = root.pair
+            values[f"{root.root}.commission_per_side"] = root.commission_per_side
     rows = [(key, _shown(value), source_of(key, loaded.sources)) for key, value in values.items()]
     secrets = {
         KEY_VARIABLE: config.databento_key,
@@ -382,6 +441,10 @@ def _path(document: YamlMap, key: str, default: Path) -> Path:
     return default if value is None else _absolute(value.at.file.absolute().parent / Path(as_text(value)).expanduser())
 
 
+def _optional_path(document: YamlMap, key: str) -> Path | None:
+    return _path(document, key, Path()) if document.get(key) is not None else None
+
+
 def _default_journal_dir(path: Path, mode: str) -> Path:
     """Each mode its own directory: live never shares one with paper or a demo."""
     return _absolute(path).parent / "journal" / mode
@@ -427,6 +490,22 @@ def _chosen_roots(document: YamlMap, contract_map: ContractMap) -> tuple[TradedR
     if not chosen:
         refuse(value, "no symbol is named", fix="name at least one root, or remove the key to trade all")
     return tuple(root for root in contract_map.roots if root.is_reference or root.root in chosen)
+
+
+def _required_feeds(
+    document: YamlMap | None, roots: Sequence[TradedRoot], environ: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """The feeds, and where they are stated: the environment's, else the file's, else the default."""
+    key, known = "required_reference_feeds", [root.root for root in roots]
+    stated = feeds_from(environ, known)
+    if stated is not None:
+        return stated, {key: FEEDS_VARIABLE}
+    value = document.get(key) if document is not None else None
+    if value is None:
+        # Of a map that does not read them too: then nothing is entered until it does, or the file says otherwise.
+        return DEFAULT_FEEDS, {}
+    names = [as_text(item) for item in as_list(value)]
+    return checked_feeds(names, known, where=str(value.at)), {key: str(value.at)}
 
 
 # ------------------------------------------------------------------ checks

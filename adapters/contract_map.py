@@ -12,13 +12,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, cast, get_args
 
 import attrs
 
+from adapters.environment import COMMISSION_VARIABLE, DEFAULT_COMMISSION, Pair, commission_from, pairs_from
 from adapters.products import CALENDARS, DEFAULT_PAIR, DEFAULT_PRODUCT, PRODUCTS, products_of
 from adapters.yaml_source import (
     YamlMap,
@@ -51,9 +52,6 @@ from domain.units import decimal_to_price
 DATASET = "GLBX.MDP3"
 ROLL_RULES = get_args(RollRule)
 ROLL_POLICIES = get_args(RollPolicy)
-DEFAULT_COMMISSION = Decimal("1.25")
-COMMISSION_VARIABLE = "COMMISSION_PER_SIDE"
-"""US dollars per contract and side, for roots that do not state their own."""
 
 _REFERENCE_KEYS = ("symbol", "databento", "roll", "spec")
 _CONTRACT_KEYS = (
@@ -82,6 +80,8 @@ class ContractMap:
 
     roots: tuple[TradedRoot, ...]
     digest: str
+    sources: Mapping[str, str] = attrs.field(eq=False)
+    """Where `ROOT.pair` and `ROOT.commission_per_side` of each traded root come from, but for defaults."""
 
     @property
     def traded(self) -> tuple[TradedRoot, ...]:
@@ -95,7 +95,8 @@ class ContractMap:
 def load_contract_map(path: Path, *, environ: Mapping[str, str] = _NO_ENVIRONMENT) -> ContractMap:
     """The map in `path`, YAML or JSON. Raises OperatorError with file:line:column.
 
-    `environ` may hold COMMISSION_PER_SIDE, for roots without a commission of their own.
+    `environ` may hold COMMISSION_PER_SIDE, for roots without a commission of their own, and PAIR_MAP or
+    PAIR_MAP_PATH, which win over the map's pairs.
     """
     document = read_map(path)
     document.refuse_unknown(("contracts", "reference_feeds"))
@@ -105,13 +106,18 @@ def load_contract_map(path: Path, *, environ: Mapping[str, str] = _NO_ENVIRONMEN
         refuse(contracts_at, "no root is traded", fix="add at least one `- symbol: ROOT`")
     feeds_at = document.get("reference_feeds")
     feeds = [as_map(item) for item in as_list(feeds_at)] if feeds_at is not None else []
-    commission = _default_commission(environ)
-    read = [(entry, _traded(entry, commission)) for entry in contracts]
+    commission = commission_from(environ)
+    read = [(entry, _traded(entry, DEFAULT_COMMISSION if commission is None else commission)) for entry in contracts]
     read += [(entry, _reference(entry)) for entry in feeds]
     _refuse_doubles(read)
     names = [root.root for _, root in read]
-    roots = tuple(attrs.evolve(root, pair=_pair(entry, root, names)) for entry, root in read)
-    return ContractMap(roots=roots, digest=_digest(roots))
+    pairs = pairs_from(environ, traded=names[: len(contracts)], known=names)
+    roots = tuple(
+        attrs.evolve(root, pair=pairs[root.root].root if root.root in pairs else _pair(entry, root, names))
+        for entry, root in read
+    )
+    sources = _sources(read[: len(contracts)], pairs, has_commission=commission is not None)
+    return ContractMap(roots=roots, digest=_digest(roots), sources=sources)
 
 
 # ------------------------------------------------------------------ entries
@@ -393,18 +399,18 @@ def _refuse_doubles(read: Sequence[tuple[YamlMap, TradedRoot]]) -> None:
         products[root.data_product] = root.root
 
 
-def _default_commission(environ: Mapping[str, str]) -> Decimal:
-    text = environ.get(COMMISSION_VARIABLE, "").strip()
-    if not text:
-        return DEFAULT_COMMISSION
-    fix = f"set {COMMISSION_VARIABLE} to US dollars per contract and side, such as 1.25, or unset it"
-    try:
-        value = Decimal(text)
-    except InvalidOperation as error:
-        raise OperatorError(f"{text!r} is not an amount", where=COMMISSION_VARIABLE, fix=fix) from error
-    if not (value.is_finite() and 0 <= value <= 1000):
-        raise OperatorError(f"{text!r} is out of range", where=COMMISSION_VARIABLE, fix=fix)
-    return value
+def _sources(
+    read: Sequence[tuple[YamlMap, TradedRoot]], pairs: Mapping[str, Pair], *, has_commission: bool
+) -> dict[str, str]:
+    sources = {}
+    for entry, root in read:
+        stated = {key: value for key in ("pair", "commission_per_side") if (value := entry.get(key)) is not None}
+        if has_commission:
+            sources[f"{root.root}.commission_per_side"] = COMMISSION_VARIABLE
+        sources |= {f"{root.root}.{key}": str(value.at) for key, value in stated.items()}
+        if root.root in pairs:
+            sources[f"{root.root}.pair"] = pairs[root.root].source
+    return sources
 
 
 def _digest(roots: Sequence[TradedRoot]) -> str:

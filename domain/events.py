@@ -5,7 +5,7 @@ nanoseconds. `@event` registers a class under its name with the version its payl
 has in the journal; a changed payload bumps the version and brings an upcaster.
 
 Who produces what: feed (market), bars (SliceClosed, LateTrade, what has stopped trading), roll
-(RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, OrderRequested), execution
+(RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, ShadowScored, OrderRequested), execution
 (RiskDecided, RiskTripped, PositionUnwatched, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker;
 requests of its own to flatten), execution.http (what an attempt or a probe came to), supervisor (crashes,
 restarts), session (opening and end), operator (commands, reconciliation).
@@ -85,6 +85,10 @@ class SessionOpened:
     """Where the feed is asked to begin before any record is on file."""
     models: tuple[ModelRecord, ...] = ()
     """Of each traded root, in order; empty without the veto."""
+    shadows: tuple[ModelRecord, ...] = ()
+    """Models that are scored beside those and never act, of the roots that have one."""
+    required_reference_feeds: tuple[str, ...] = ()
+    """Such as `TLT_day`: entries wait for the last completed day bar of each."""
     mappings: tuple[ResolvedContract, ...] = ()
     """What ROOT.v.0 and ROOT.v.1 meant when the session opened: evidence for a roll, not what is traded."""
 
@@ -352,6 +356,32 @@ class VetoScored:
     is_passed: bool
     bias: float
     contributions: tuple[float, ...]
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class ShadowScored:
+    """What a root's shadow model said at one decision bar, right after the bar's SignalEvaluated. Nothing acts on it.
+
+    Of every decision bar: where it could not score, `reason` and `detail` say why and the numbers are missing.
+    """
+
+    root: str
+    ts: Nanos
+    """The bar's end."""
+    digest: str
+    """Of the shadow."""
+    is_passed: bool
+    reason: str
+    """As the veto's gate would refuse; empty when it passes."""
+    detail: str = ""
+    probability: float | None = None
+    threshold: float | None = None
+    values: tuple[float, ...] = ()
+    """In the order of the model's features, which `SessionOpened.shadows` names; the contributions too."""
+    carried: tuple[str, ...] = ()
+    bias: float | None = None
+    contributions: tuple[float, ...] = ()
 
 
 @event()
@@ -701,6 +731,7 @@ Event = (
     | MarketStatusChanged
     | SignalEvaluated
     | VetoScored
+    | ShadowScored
     | OrderRequested
     | RiskDecided
     | RiskTripped

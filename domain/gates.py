@@ -178,6 +178,13 @@ def cooldown_gate(bars_left: int) -> Gate:
     return Gate(name="cooldown", is_passed=passed, value=str(bars_left), reason="" if passed else "cooldown")
 
 
+def reference_gate(missing: Sequence[str]) -> Gate:
+    """Passes while no required reference feed lacks its last completed day bar; the reason names the first."""
+    passed = not missing
+    reason = "" if passed else f"reference_feed_missing:{missing[0]}"
+    return Gate(name="reference_feeds", is_passed=passed, value=", ".join(missing) or "there", reason=reason)
+
+
 VETO_OFF = Gate(name="veto", is_passed=True, value="off")
 
 

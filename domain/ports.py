@@ -23,6 +23,7 @@ from domain.events import (
     RollDue,
     RootMemory,
     SessionOpened,
+    ShadowScored,
     SignalEvaluated,
     SliceClosed,
     StateCarried,
@@ -363,7 +364,7 @@ class TradingEngine(Protocol):
 
     def step(
         self, closed: SliceClosed, *, is_late: bool = False
-    ) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
+    ) -> tuple[VetoScored | SignalEvaluated | ShadowScored | OrderRequested, ...]:
         """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank.
 
         A late slice (from a replay after an outage) updates everything and causes no entry; an exit that it

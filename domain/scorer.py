@@ -45,20 +45,21 @@ class Scorer:
         thresholds: Mapping[str, float] | None = None,
         refusals: Mapping[str, str] | None = None,
         gates: Mapping[str, Sequence[str]] | None = None,
+        details: Mapping[str, str] | None = None,
         carried: Sequence[CarriedPercentile] = (),
         tables: Sequence[BarTable] = (),
         days_since: int = 0,
         pairs: Mapping[str, str] | None = None,
     ) -> None:
-        """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root.
-        `gates`: the features of each root's optional gates.
+        """`thresholds`: instead of the models' own, by root. `refusals`: why a root has no model, by root;
+        `details`: the same in words. `gates`: the features of each root's optional gates.
         `carried`: the session before's `percentiles()`; what grew from another model is left out.
         `tables`: completed hours and days, adjusted for rolls. `days_since`: a last completed day that
         had ended by then is out of date. `pairs`: the root that a root's pair features read.
         """
         self._models = dict(sorted(models.items()))
         self._thresholds = {root: model.threshold for root, model in self._models.items()} | dict(thresholds or {})
-        self._refusals = dict(refusals or {})
+        self._refusals, self._details = dict(refusals or {}), dict(details or {})
         self._gates = dict(gates or {})
         bases = {
             root: (*self._bases_of_model(root), *required_bases(self._gates.get(root, ()), FEATURE_SET_VERSION))
@@ -138,7 +139,8 @@ class Scorer:
     def _judge(self, root: str, bar_end: Nanos) -> Judgement:
         model = self._models.get(root)
         if model is None:
-            return Judgement(gate=unscored_gate(f"veto_model_{self._refusals.get(root, 'missing')}"))
+            reason = f"veto_model_{self._refusals.get(root, 'missing')}"
+            return Judgement(gate=unscored_gate(reason, self._details.get(root)))
         threshold = self._thresholds[root]
         if not self._book.has_hours(root):
             gate = unscored_gate("veto_input_missing", f"{root} 1h: no bars")
@@ -157,7 +159,7 @@ class Scorer:
 
     def percentiles(self) -> tuple[CarriedPercentile, ...]:
         """What the next session needs besides the bars and the models."""
-        return self._book.percentiles()
+        return self._guarded(_ALL, self._book.percentiles) or ()
 
 
 def _why_not_scored(vector: FeatureVector, bar_end: Nanos) -> str:

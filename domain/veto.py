@@ -80,6 +80,8 @@ class ModelRecord:
     threshold: float | None = None
     refusal: str = ""
     """The reason's code; empty for a model that is used."""
+    detail: str = attrs.field(default="", eq=False)
+    """The refusal in words, such as the features that cannot be computed."""
 
 
 class VetoModel(Protocol):

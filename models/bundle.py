@@ -135,8 +135,9 @@ def load_model_bundle(
 ) -> ModelBundle:
     """The bundle of `root` below `models_dir` (default: `models/bundles`).
 
-    Its features must be in the registry. `signal_product`: what the root's bars are made from, compared
-    with the manifest when given. `allow_simulated`: take one that was trained on a simulated market.
+    Its features must be in the registry, and a model must be there: a description alone is `missing`.
+    `signal_product`: what the root's bars are made from, compared with the manifest when given; UNKNOWN is none.
+    `allow_simulated`: take one that was trained on a simulated market.
     Raises BundleRefused with the reason.
     """
     directory = _directory(root, models_dir)
@@ -146,12 +147,14 @@ def load_model_bundle(
     description = manifest.description
     if description.root != root:
         raise BundleRefused("root_mismatch", f"is a bundle of {description.root}, not {root}", where=path)
+    bases = _bases_of(description, path)
+    if not manifest.files:
+        raise BundleRefused("missing", "only a description was imported, no model", where=path)
     if signal_product is not None and description.signal_product != signal_product:
         what = f"trained on {description.signal_product}, used on {signal_product}"
         raise BundleRefused("product_mismatch", what, where=path)
     if description.market == "simulated" and not allow_simulated:
         raise BundleRefused("simulated_market", "trained on a simulated market, which proves nothing", where=path)
-    bases = _bases_of(description, path)
     contents = {name: _checked_bytes(directory / name, manifest.files[name]) for name in FILES}
     populations = _read_populations(contents["populations.npz"], directory / "populations.npz")
     if lacking := [base for base in bases if base not in populations]:

@@ -26,6 +26,8 @@ MAX_DEPTH = 20
 """Of nesting: manifests have five levels."""
 FILES = ("forest.npz", "model.joblib", "populations.npz")
 """What a bundle holds besides its manifest."""
+UNKNOWN = "unknown"
+"""Of a model that was not trained here: its training window, its data, the product it was trained on."""
 LIBRARIES = ("joblib", "numpy", "scikit-learn")
 """Distributions whose version at training is recorded, besides Python's."""
 
@@ -49,7 +51,7 @@ Reason = Literal[
 ]
 
 _FIX: Mapping[Reason, str] = {
-    "missing": "train the root, or switch the veto off",
+    "missing": "train the root, import its model (`models import`), or switch the veto off",
     "changed": "restore the bundle's files from version control, or train the root again",
     "format_version": f"train the root again; this program reads format {FORMAT_VERSION}",
     "library_version": "install the manifest's version to read the estimator; scoring does not need it",
@@ -72,7 +74,10 @@ class BundleDescription:
 
     root: str
     signal_product: str
-    """Product whose bars made the features and labels (ES), whatever is ordered (MES)."""
+    """Product whose bars made the features and labels (ES), whatever is ordered (MES).
+
+    A manifest that does not say is read as UNKNOWN, which no product that is read equals.
+    """
     market: Literal["recorded", "simulated"]
     """Where the training data came from. A simulated market proves nothing about a real one."""
     feature_set: str
@@ -84,9 +89,9 @@ class BundleDescription:
     params: Mapping[str, Any]
     """The estimator's parameters."""
     training_start: str
-    """ISO 8601, inclusive."""
+    """ISO 8601, inclusive; or UNKNOWN."""
     training_end: str
-    """ISO 8601, exclusive."""
+    """ISO 8601, exclusive; or UNKNOWN."""
     data_digest: str
     """Hex sha256 of the training data."""
     label: str
@@ -101,7 +106,9 @@ class BundleDescription:
 
     @property
     def trained_until_ns(self) -> Nanos:
-        """`training_end` in UTC nanoseconds. Raises ValueError when it is no moment with a zone."""
+        """`training_end` in UTC nanoseconds, 0 when it is UNKNOWN. Raises ValueError for no moment with a zone."""
+        if self.training_end == UNKNOWN:
+            return Nanos(0)
         end = dt.datetime.fromisoformat(self.training_end)
         if end.tzinfo is None:
             raise ValueError(f"{self.training_end!r} has no zone")
@@ -114,7 +121,7 @@ class Manifest:
 
     description: BundleDescription
     files: Mapping[str, str]
-    """Hex sha256 by file name."""
+    """Hex sha256 by file name; empty where there is a description and no model."""
     libraries: Mapping[str, str]
     """Version at training by distribution, and `python`."""
 
@@ -153,6 +160,7 @@ class Manifest:
             raise BundleRefused(
                 "malformed", f"market: {fields['market']!r} is neither recorded nor simulated", where=path
             )
+        is_bare = fields["files"] == {} and fields["libraries"] == {}
         start, end = _texts("training_window", [window.get("start"), window.get("end")], path)
         description = BundleDescription(
             **{name: _typed(fields, name, str, path) for name in _TEXTS},
@@ -171,8 +179,8 @@ class Manifest:
             raise BundleRefused("malformed", f"training_window: {error}", where=path) from error
         return cls(
             description=description,
-            files=_named_texts(fields, "files", FILES, path),
-            libraries=_named_texts(fields, "libraries", (*LIBRARIES, "python"), path),
+            files={} if is_bare else _named_texts(fields, "files", FILES, path),
+            libraries={} if is_bare else _named_texts(fields, "libraries", (*LIBRARIES, "python"), path),
         )
 
 
@@ -216,6 +224,7 @@ def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     version = fields["format_version"]  # first: another format may have other keys
     if version != FORMAT_VERSION or not isinstance(version, int) or isinstance(version, bool):
         raise BundleRefused("format_version", f"format version {version!r}", where=path)
+    fields.setdefault("signal_product", UNKNOWN)
     if odd := sorted(str(key) for key in fields.keys() ^ _KEYS):
         raise BundleRefused("malformed", f"missing or unknown: {', '.join(odd)}", where=path)
     return fields

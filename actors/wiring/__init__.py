@@ -47,9 +47,10 @@ DECISION_CODE = (
 LIBRARIES = ("attrs", "backtrader", "databento", "numpy", "pandas", "pykka", "scikit-learn")
 
 
-def machine_parts(models: Mapping[str, VetoModel]) -> MachineParts:
-    """What the machines are built with; `models` by root."""
-    return MachineParts(build_engine=partial(build_engine, models=models), build_payload=build_payload)
+def machine_parts(models: Mapping[str, VetoModel], shadows: Mapping[str, VetoModel] | None = None) -> MachineParts:
+    """What the machines are built with; `models` by root, `shadows` beside them."""
+    build = partial(build_engine, models=models, shadows=shadows or {})
+    return MachineParts(build_engine=build, build_payload=build_payload)
 
 
 MACHINE_PARTS = machine_parts({})

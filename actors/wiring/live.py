@@ -24,7 +24,7 @@ from actors.operator import OperatorDesk
 from actors.progress import Progress
 from actors.report import summary
 from actors.tally import Tally
-from actors.veto_models import LoadedModels, find_models, keep, load_models
+from actors.veto_models import LoadedModels, find_models, keep, load_models, load_shadows
 from actors.warm_up import ExtendHistory, as_left
 from actors.wiring import VERSION, code_digest, library_versions, machine_parts, parse_time
 from actors.wiring.alerts import running_alerts
@@ -81,9 +81,11 @@ def live_command(request: LiveRequest) -> int:
     _check_definitions(config)
     if config.mode == "live":
         log.info("checklist of TradersPost's settings", valid_until=str(config.golive.valid_until))
-    models = LoadedModels(bundles={}, records=())
+    models = shadows = LoadedModels()
     if scored := [root for root in config.roots if config.strategy.of(root.root).veto]:
         models = load_models(scored, config.models_dir, for_money=config.mode == "live")
+    if config.shadow_models_dir is not None and config.strategy.decision_timeframe == "1h":
+        shadows = load_shadows(config.roots, config.shadow_models_dir)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
@@ -101,6 +103,8 @@ def live_command(request: LiveRequest) -> int:
         config_digest=config_digest(config),
         libraries=library_versions(),
         models=models.records,
+        shadows=shadows.records,
+        required_reference_feeds=config.required_reference_feeds,
         until_ns=until_ns,
     )
     with ExitStack() as stack:
@@ -121,14 +125,14 @@ def live_command(request: LiveRequest) -> int:
         )
         heartbeat.start()
         stack.callback(heartbeat.stop)
-        keep(models.bundles.values(), config.journal_dir)
+        keep((*models.bundles.values(), *shadows.bundles.values()), config.journal_dir)
         source, load_history = _market(config, request, stack, stopping.is_set)
         parts = LiveParts(
             journals=journals,
             codec=codec,
             source=source,
             make_webhook=make_webhook,
-            machine_parts=machine_parts(models.bundles),
+            machine_parts=machine_parts(models.bundles, shadows.bundles),
             now=SystemClock().now_ns,
             faults=faults,
             alerts=alerts,
@@ -143,7 +147,9 @@ def live_command(request: LiveRequest) -> int:
             journals=journals,
             calendar=calendar,
             source=source,
-            parts_of=lambda opened: machine_parts(find_models(opened.models, config.journal_dir)),
+            parts_of=lambda opened: machine_parts(
+                find_models(opened.models, config.journal_dir), find_models(opened.shadows, config.journal_dir)
+            ),
             load_history=load_history,
             now=parts.now,
             extend_history=_stored_history(config, calendar),

@@ -68,10 +68,11 @@ def replay_command(file: Path, *, as_json: bool, until: int | None, models_dir: 
                 journal.verify()
             except JournalBroken as error:
                 raise JournalUnreadable(str(error)) from error
-            models = find_models(opening_of(journal).models, path.parent, models_dir)
+            opened = opening_of(journal)
+            models = find_models(opened.models, path.parent, models_dir)
             result = replay(
                 journal.envelopes(),
-                parts=machine_parts(models),
+                parts=machine_parts(models, find_models(opened.shadows, path.parent)),
                 codec=codec,
                 is_finished=journal.head().status == "closed",
                 until=until if path == paths[-1] else None,

@@ -22,6 +22,7 @@ from adapters.backtrader.broker import JournalBroker, RequestNote
 from adapters.backtrader.feeds import TIMEFRAMES, SliceFeed, feed_name
 from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan, plans_of
+from adapters.backtrader.shadow import Signal, with_shadows
 from adapters.backtrader.stepper import StepCerebro
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import (
@@ -32,6 +33,7 @@ from domain.events import (
     RootMemory,
     RootReset,
     SessionOpened,
+    ShadowScored,
     SignalEvaluated,
     SliceClosed,
     StateCarried,
@@ -43,9 +45,10 @@ from domain.instruments import pairs_of
 from domain.optional_gates import gate_names
 from domain.orders import Order, OrderState, Side, signal_id
 from domain.positions import Position, net_pnl
+from domain.reference_feeds import ReferenceFeeds
 from domain.scorer import Scorer
 from domain.units import DAY, HOUR, MINUTE, Nanos, Price, float_to_price
-from domain.veto import VetoModel
+from domain.veto import ModelRecord, VetoModel
 
 _TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
 
@@ -71,9 +74,13 @@ class CerebroEngine:
         plans: Sequence[RootPlan],
         scorer: Scorer | None,
         rolls: Sequence[RollDue | ContractRolled] = (),
+        *,
+        feeds: ReferenceFeeds | None = None,
+        shadow: Scorer | None = None,
     ) -> None:
         self._session = opened.session.date.isoformat()
-        self._scorer = scorer
+        self._scorer, self._shadow, self._required = scorer, shadow, feeds
+        self._shadows = {record.root: record.digest for record in opened.shadows if not record.refusal}
         self._active = {c.root: c.raw_symbol for c in opened.contracts if c.rank == 0}
         self._closes = {hours.root: hours.close_ns for hours in opened.session.hours}
         self._settings = opened.strategy
@@ -89,7 +96,7 @@ class CerebroEngine:
             for roll in rolls
             if isinstance(roll, RollDue) and roll.close_ns is not None
         }
-        self._signals: list[SignalEvaluated | VetoScored] = []
+        self._signals: list[Signal] = []
         self._last_close: dict[str, Price] = {}
         self._whole_from: dict[str, Nanos] = {}
         """By root that was reset: bars that start earlier lack records."""
@@ -105,6 +112,7 @@ class CerebroEngine:
             deadline_of=lambda root, _: self._deadlines[root],
             roll_closes=self._roll_closes,
             listener=self._signals.append,
+            feeds=feeds,
             scorer=scorer,
         )
         (self._strategy,) = self._cerebro.open(exactbars=1)
@@ -113,13 +121,12 @@ class CerebroEngine:
 
     def step(
         self, closed: SliceClosed, *, is_late: bool = False
-    ) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
+    ) -> tuple[VetoScored | SignalEvaluated | ShadowScored | OrderRequested, ...]:
         """One turn: every root's evaluation in order of root, then requests, exits first, entries by rank.
 
         A slice without a bar of an active or held contract is no turn and gives ().
         """
-        if self._scorer is not None:
-            self._feed_scorer(self._scorer, closed)
+        self._feed_readers(closed)
         bars = self._bars_of(closed)
         if not bars:
             self._cerebro.require_usable()
@@ -127,9 +134,11 @@ class CerebroEngine:
         self._strategy.is_late = is_late
         self._cerebro.step(closed.ts, bars)
         self._trim()
-        signals = tuple(self._signals)
+        signals: tuple[Signal | ShadowScored, ...] = tuple(self._signals)
+        if self._shadow is not None:
+            signals = tuple(with_shadows(self._signals, self._shadow, self._shadows))
         self._signals.clear()
-        return signals + self._requested()
+        return (*signals, *self._requested())
 
     def on_clock(self, ts: Nanos) -> tuple[OrderRequested, ...]:
         """Exits due at `ts`: the auto-close from its deadline on, and repeats of exits that ended unfilled."""
@@ -146,8 +155,8 @@ class CerebroEngine:
         self._cerebro.require_usable()
         if isinstance(event, RootReset):
             self.reset(event)
-            if self._scorer is not None:
-                self._scorer.forget(event.root)
+            for reader in self._readers():
+                reader.forget(event.root)
             return
         with self._cerebro.pinned():
             self._broker.apply(event)
@@ -172,7 +181,11 @@ class CerebroEngine:
 
     def percentiles(self) -> tuple[CarriedPercentile, ...]:
         """What the models' percentile populations have taken in, for the next file."""
-        return () if self._scorer is None else self._scorer.percentiles()
+        live = () if self._scorer is None else self._scorer.percentiles()
+        shadow = () if self._shadow is None else self._shadow.percentiles()
+        # A population is named by the model it grew from: the same model twice has one.
+        known = {(state.root, state.base, state.seed) for state in live}
+        return live + tuple(state for state in shadow if (state.root, state.base, state.seed) not in known)
 
     def close(self) -> None:
         """End the engine. Nothing is sent and nothing is flushed."""
@@ -180,15 +193,22 @@ class CerebroEngine:
 
     # ---------------------------------------------------------- turns
 
-    def _feed_scorer(self, scorer: Scorer, closed: SliceClosed) -> None:
+    def _readers(self) -> tuple[Scorer | ReferenceFeeds, ...]:
+        return tuple(reader for reader in (self._scorer, self._shadow, self._required) if reader is not None)
+
+    def _feed_readers(self, closed: SliceClosed) -> None:
         """Whole hours and days of every root's active contract, those of reference roots too."""
-        for bar in closed.hours:
+        readers = self._readers()
+        for bar in closed.hours if readers else ():
             if self._is_read(bar):
-                scorer.add_hour(bar)
+                for reader in readers:
+                    if isinstance(reader, Scorer):
+                        reader.add_hour(bar)
         for bar in closed.days:
             # Trades after a root's close make a bar too, but no exchange session.
             if self._is_read(bar) and bar.ts_end == self._closes[bar.root]:
-                scorer.add_day(bar)
+                for reader in readers:
+                    reader.add_day(bar)
 
     def _is_read(self, bar: Bar) -> bool:
         return self._active.get(bar.root) == bar.contract and bar.ts_start >= self._whole_from.get(bar.root, 0)
@@ -417,15 +437,27 @@ def build_engine(
     rolls: Sequence[RollDue | ContractRolled] = (),
     *,
     models: Mapping[str, VetoModel] = MappingProxyType({}),
+    shadows: Mapping[str, VetoModel] = MappingProxyType({}),
 ) -> CerebroEngine:
     """The engine of one session: warmed up on `tables` without decisions, holding what was carried, armed.
 
     `rolls` says which positions are closed for a roll, and which were and may be opened again in the new contract.
-    `models` by root: what `opened.models` names, as far as this process has it.
+    `models` by root: what `opened.models` names, as far as this process has it; `shadows` what `opened.shadows` names.
     Raises OperatorError when a carried position or order is in a root the session does not trade.
     """
     plans = plans_of(opened, carried)
-    engine = CerebroEngine(opened, plans, _scorer_of(opened, carried, tables, models), rolls)
+    names, start = opened.required_reference_feeds, opened.session.start_ns
+    traded = [root.root for root in opened.roots if not root.is_reference]
+    gates = {root: asked for root in traded if (asked := gate_names(opened.strategy.of(root)))}
+    is_scored = bool(gates) or any(opened.strategy.of(root).veto for root in traded)
+    engine = CerebroEngine(
+        opened,
+        plans,
+        _scorer_of(opened, opened.models, carried, tables, models, gates=gates) if is_scored else None,
+        rolls,
+        feeds=ReferenceFeeds(names, tables=tables, session_start=start) if names else None,
+        shadow=_scorer_of(opened, opened.shadows, carried, tables, shadows) if opened.shadows else None,
+    )
     for reset in carried.resets if carried else ():
         engine.reset(reset)  # the tables hold whole bars only
     last = engine.warm_up(tables, plans)
@@ -437,16 +469,19 @@ def build_engine(
 
 
 def _scorer_of(
-    opened: SessionOpened, carried: StateCarried | None, tables: Sequence[BarTable], models: Mapping[str, VetoModel]
-) -> Scorer | None:
-    traded = [root.root for root in opened.roots if not root.is_reference]
-    gates = {root: names for root in traded if (names := gate_names(opened.strategy.of(root)))}
-    if not gates and not any(opened.strategy.of(root).veto for root in traded):
-        return None
-    used = {record.root for record in opened.models if not record.refusal}
+    opened: SessionOpened,
+    records: Sequence[ModelRecord],
+    carried: StateCarried | None,
+    tables: Sequence[BarTable],
+    models: Mapping[str, VetoModel],
+    *,
+    gates: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> Scorer:
+    used = {record.root for record in records if not record.refusal}
     return Scorer(
         {root: model for root, model in models.items() if root in used},
-        refusals={record.root: record.refusal for record in opened.models if record.refusal},
+        refusals={record.root: record.refusal for record in records if record.refusal},
+        details={record.root: record.detail for record in records if record.detail},
         gates=gates,
         carried=() if carried is None else carried.percentiles,
         tables=tables,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from adapters.backtrader.roots import WINDOW_BARS, DecisionBar, RootState
@@ -16,6 +18,7 @@ from domain.gates import (
     pending_gate,
     pivot_gate,
     position_gate,
+    reference_gate,
     reopen_gate,
     session_gate,
     side_gate,
@@ -39,9 +42,18 @@ class Candidate:
 
 
 def candidate_of(
-    state: RootState, bar: DecisionBar, *, values: FeatureVector | str, deadline: Nanos | None, is_late: bool
+    state: RootState,
+    bar: DecisionBar,
+    *,
+    values: FeatureVector | str,
+    deadline: Nanos | None,
+    is_late: bool,
+    missing_feeds: Sequence[str] | None,
 ) -> Candidate:
-    """Judge the entry at `bar`: `values` of the optional gates, `deadline` at which it would be closed anyway."""
+    """Judge the entry at `bar`: `values` of the optional gates, `deadline` at which it would be closed anyway.
+
+    `missing_feeds` of those that entries wait for; None where they wait for none.
+    """
     settings, is_short = state.settings, _is_short(state, bar)
     average = state.average_range()
     away = distances(bar.close, settings, average)
@@ -63,6 +75,7 @@ def candidate_of(
         _position(state),
         pending_gate(state.order_intent),
         cooldown_gate(state.cooldown_left),
+        *(() if missing_feeds is None else (reference_gate(missing_feeds),)),
         *sized,
     )
     return Candidate(is_short=is_short, quantity=quantity, away=away, average_range=average, gates=gates)

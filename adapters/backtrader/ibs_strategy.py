@@ -46,7 +46,8 @@ Deadline = Callable[[str, Nanos], Nanos | None]
 
 class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     """Params: `settings` (StrategySettings), `plans` (a RootPlan per root), `deadline_of`, `roll_closes` (by contract
-    that is left: when its position is closed), `listener`, and the veto.
+    that is left: when its position is closed), `listener`, `feeds` (the ReferenceFeeds that
+    entries wait for, if any; the caller feeds them), and the veto.
 
     The veto is a `scorer` that the caller feeds, or a model of one root in `ml_model`, `ml_features`, `ml_threshold`
     (`models.strategy_kwargs_from_bundle`), which is then fed from every feed named `X@1h` or `X@1d`. With such a
@@ -63,6 +64,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         ("deadline_of", None),
         ("roll_closes", None),
         ("listener", None),
+        ("feeds", None),
         ("scorer", None),
         ("ml_model", None),
         ("ml_features", ()),
@@ -159,6 +161,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             values=self._gate_values(state, bar),
             deadline=self._entry_deadline(state, bar.end),
             is_late=self.is_late,
+            missing_feeds=None if self.p.feeds is None else self.p.feeds.missing(),
         )
         judgement = self._judge(state, bar, candidate)
         gates = (*candidate.gates, judgement.gate)

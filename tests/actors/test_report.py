@@ -44,6 +44,7 @@ from domain.events import (
     OrderRequested,
     OrderSubmitted,
     RiskDecided,
+    ShadowScored,
     SignalEvaluated,
     SliceClosed,
     StateCarried,
@@ -302,6 +303,33 @@ def test_a_veto_is_told_with_what_each_input_did_to_it_the_largest_first() -> No
         "    nearest flip: no single input could have turned it round",
         "  events:",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gate", "changes", "told"),
+    [
+        (False, {"is_passed": True, "reason": ""}, "probability 0.625000 of 0.500000 needed: passed, unlike the veto"),
+        (True, {"is_passed": True, "reason": ""}, "probability 0.625000 of 0.500000 needed: passed"),
+        (False, {"probability": 0.25}, "probability 0.250000 of 0.500000 needed: vetoed"),
+        (True, {"probability": 0.25}, "probability 0.250000 of 0.500000 needed: vetoed, unlike the veto"),
+        (
+            False,
+            {"probability": None, "threshold": None, "reason": "veto_input_missing", "detail": "NQ 1h: no bars"},
+            "not scored (veto_input_missing: NQ 1h: no bars)",
+        ),
+    ],
+)
+def test_why_tells_what_the_shadow_said(gate: bool, changes: dict[str, Any], told: str) -> None:
+    record = Record()
+    record.put(opened_session(models=(MODEL,)), source="session")
+    closed = record.put(SliceClosed(ts=at(60), hours=(bar_of(length=HOUR),)), source="bars")
+    gates = (Gate(name="veto", is_passed=gate, value="", reason=""),)
+    record.put(signal(gates=gates), source="strategy", cause=closed)
+    values: dict[str, Any] = {"is_passed": False, "reason": "vetoed", "probability": 0.625, "threshold": 0.5}
+    shadow = ShadowScored(root="ES", ts=at(60), digest="cd" * 32, **(values | changes))
+    record.put(shadow, source="strategy", cause=closed, idx=1)
+    lines = explained(record.envelopes).splitlines()
+    assert f"  shadow: {told} (seq 4, model cdcdcdcdcdcd; it never acts)" in lines
 
 
 def test_a_score_that_passed_says_so() -> None:

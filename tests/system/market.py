@@ -73,6 +73,8 @@ def write_config(
 ) -> Path:
     """A paper configuration for the gateway at `port`; `sections` are YAML flow mappings by key."""
     directory.mkdir(parents=True, exist_ok=True)
+    # These sessions begin without any history.
+    sections = {"required_reference_feeds": "[]", **sections}
     lines = [
         "mode: paper",
         "account: system-test",

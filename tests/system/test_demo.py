@@ -65,6 +65,12 @@ COMMANDS = (
     "journal bars",
     "journal decisions",
     "journal orders",
+    "models",
+    "models list",
+    "models show",
+    "models verify",
+    "models import",
+    "models promote",
 )
 HEAVY = ("pandas", "sklearn", "backtrader", "databento", "numpy", "aiohttp", "sqlite_utils")
 PROGRESS = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\dZ +[\d,]+ trades +[\d,]+ minutes +\d+ decisions +\d+ orders ")

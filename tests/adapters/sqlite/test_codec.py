@@ -225,6 +225,7 @@ MODELS = build(
     features=many(TEXT),
     threshold=st.none() | FLOAT,
     refusal=TEXT,
+    detail=TEXT,
 )
 PERCENTILES = build(
     CarriedPercentile,
@@ -287,6 +288,8 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "contracts": many(CONTRACTS),
         "feed_start_ns": INT64,
         "models": many(MODELS),
+        "shadows": many(MODELS),
+        "required_reference_feeds": many(TEXT),
         "mappings": many(CONTRACTS),
     },
     "StateCarried": {
@@ -342,6 +345,20 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "position": INT64,
         "verdict": st.sampled_from(["enter", "exit", "hold", "refuse"]),
         "reason": TEXT,
+    },
+    "ShadowScored": REASON
+    | {
+        "root": TEXT,
+        "ts": INT64,
+        "digest": TEXT,
+        "is_passed": BOOL,
+        "detail": TEXT,
+        "probability": st.none() | FLOAT,
+        "threshold": st.none() | FLOAT,
+        "values": many(FLOAT),
+        "carried": many(TEXT),
+        "bias": st.none() | FLOAT,
+        "contributions": many(FLOAT),
     },
     "VetoScored": {
         "root": TEXT,
