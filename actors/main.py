@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from actors.commands import COMMANDS
+from actors.feature_commands import features
 from actors.history_commands import history
 from actors.journal_commands import journal
 from actors.model_commands import models
@@ -378,7 +379,7 @@ def install_service(is_printed: bool, config: Path | None, user: str | None) -> 
     install_service_command(config, user)
 
 
-for command in (*COMMANDS, history, journal, models):
+for command in (*COMMANDS, features, history, journal, models):
     cli.add_command(command)
 
 if __name__ == "__main__":

@@ -39,6 +39,7 @@ COMMANDS = (
     "config",
     "config show",
     "contracts",
+    "features",
     "alerts",
     "alerts test",
     "install-service",
