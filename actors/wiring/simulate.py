@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
@@ -66,6 +66,8 @@ OPEN = to_nanos(dt.datetime(2024, 5, 1, 18, tzinfo=dt.UTC))
 BUSY = Nanos(9 * MINUTE)
 """Entries, faults and crashes; then what is held is closed, and nothing fails any more."""
 LENGTH = Nanos(20 * MINUTE)
+SIDES: tuple[Literal["long", "short", "both"], ...] = ("long", "short", "both")
+"""What is entered, by the seed."""
 CONTRACTS = {"ES": "MESM4", "NQ": "MNQM4", "GC": "MGCM4"}
 PROGRESS_EVERY = 100
 TROUBLE = ("http", "process", "actor", "disk", "feed", "operator")
@@ -299,6 +301,7 @@ class _Scenario:
             libraries={},
             strategy=StrategySettings(
                 veto=False,
+                side=SIDES[self._seed % len(SIDES)],
                 decision_timeframe="1m",
                 entry_ibs_high=draw.choice((0.4, 0.7)),
                 exit_ibs_low=draw.choice((0.6, 0.9)),
