@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
+from actors.backtest_commands import backtest
 from actors.commands import COMMANDS
 from actors.feature_commands import features
 from actors.history_commands import history
@@ -379,7 +380,7 @@ def install_service(is_printed: bool, config: Path | None, user: str | None) -> 
     install_service_command(config, user)
 
 
-for command in (*COMMANDS, features, history, journal, models):
+for command in (*COMMANDS, backtest, features, history, journal, models):
     cli.add_command(command)
 
 if __name__ == "__main__":

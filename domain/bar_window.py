@@ -116,6 +116,11 @@ class BarWindow:
         self.count, self.last_end = place.stop, int(ends[-1])
         self._forget()
 
+    def shift(self, difference: int) -> None:
+        """Add `difference` to every price: the bars at another contract's level."""
+        self._prices_and_volume[:4, : self.count] += difference
+        self._forget()
+
     def _compact(self) -> None:
         kept = slice(max(0, self.count - self._capacity), self.count)
         count = kept.stop - kept.start

@@ -38,7 +38,7 @@ from domain.features import (
     unavailable,
 )
 from domain.indicators import average_rank
-from domain.units import HOUR, Nanos
+from domain.units import HOUR, Nanos, Price
 
 CARRY_NS = Nanos(2 * HOUR)
 """How long another root's last close stands for hours without a trade."""
@@ -134,6 +134,21 @@ class FeatureBook:
         self._settle()
         for timeframe in _TIMEFRAMES:
             self._windows.pop((root, timeframe), None)
+
+    def open_session(self, days_since: int, rolled: Mapping[str, Price | None]) -> None:
+        """Go on into another session: what a book made anew from the adjusted history would hold.
+
+        `rolled`: the price differences of the roots that trade another contract from now on; None where it is not
+        known, and the root's bars begin anew.
+        """
+        self._days_since = days_since
+        for root, difference in rolled.items():
+            if difference is None:
+                self.forget(root)
+                continue
+            for timeframe in _TIMEFRAMES:
+                if (root, timeframe) in self._windows:
+                    self._windows[root, timeframe].shift(difference)
 
     def load(self, tables: Sequence[BarTable]) -> None:
         """Take completed hour and day bars, adjusted for rolls: the same as adding each bar, all roots' in turn.

@@ -22,6 +22,11 @@ class ReferenceFeeds:
             table.root: int(table.data[-1, _END]) for table in tables if table.timeframe == "1d" and len(table)
         }
 
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """Whose day bars are waited for."""
+        return tuple(self._root_of.values())
+
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar of a root's active contract."""
         self._ends[bar.root] = bar.ts_end

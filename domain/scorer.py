@@ -16,7 +16,7 @@ from domain.bars import Bar, BarTable
 from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
 from domain.features import FEATURE_SET_VERSION, required_bases
 from domain.gates import Gate, unscored_gate, veto_gate
-from domain.units import Nanos
+from domain.units import Nanos, Price
 from domain.veto import Score, Verdict, VetoModel, unusable_features
 
 _T = TypeVar("_T")
@@ -96,6 +96,10 @@ class Scorer:
     def forget(self, root: str) -> None:
         """The root's bars until now are not whole: what reads them is missing until there are enough again."""
         self._guarded(_ALL, self._book.forget, root)
+
+    def open_session(self, days_since: int, rolled: Mapping[str, Price | None]) -> None:
+        """Go on into another session, as `FeatureBook.open_session` does."""
+        self._guarded(_ALL, self._book.open_session, days_since, rolled)
 
     def gate_values(self, root: str, bar_end: Nanos) -> FeatureVector | str:
         """The features of the root's gates at the hour bar that ends at `bar_end`, or why there are none.

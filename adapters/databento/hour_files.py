@@ -72,14 +72,25 @@ def read_hours(path: Path, products: Collection[str]) -> FileHours:
 
     Raises OperatorError (exit code 2) for a file that is missing, corrupt, cut off or of another schema.
     """
+    return read_bars(path, products, HOUR)
+
+
+def read_bars(path: Path, products: Collection[str], length: Nanos) -> FileHours:
+    """As `read_hours`, but bars of `length`, a minute or an hour.
+
+    A file that begins or ends inside an hour lacks that hour; a minute is taken as it is, as a feed's would be.
+    Raises OperatorError (exit code 2) too for a file whose own bars are longer.
+    """
     data = decompressed(path)
     metadata, body = _metadata(path, data)
     layout = _LAYOUTS[str(metadata.schema)]
+    if layout.length > length:
+        raise _refused(path, f"schema {metadata.schema}, which has no minutes", "request ohlcv-1m or trades")
     records = _records(path, memoryview(data)[body:], layout, has_ts_out=bool(metadata.ts_out))
     if layout.dtype == TRADE_DTYPE:
         records = records[records["price"] != UNDEF_PRICE]
     stamps = records[layout.stamp].astype(np.int64)
-    covered = _covered(metadata, stamps, layout.length)
+    covered = _covered(metadata, stamps, layout.length, length)
     contracts = allowed(listings_of(metadata), {product: product for product in products})
     places = contracts.places(records["instrument_id"], stamps)
     parts: dict[ContractAt, list[npt.NDArray[np.intp]]] = defaultdict(list)
@@ -88,7 +99,7 @@ def read_hours(path: Path, products: Collection[str]) -> FileHours:
     hours = {}
     for at in sorted(parts, key=lambda at: at.raw_symbol):
         own = np.sort(np.concatenate(parts[at]))
-        hours[at] = _fold(records[own], stamps[own], layout, covered)
+        hours[at] = _fold(records[own], stamps[own], layout, covered, length)
     return FileHours(
         dataset=metadata.dataset,
         schema=str(metadata.schema),
@@ -174,20 +185,24 @@ def _records(path: Path, body: memoryview, layout: _Layout, *, has_ts_out: bool)
     return records
 
 
-def _covered(metadata: Metadata, stamps: npt.NDArray[np.int64], length: Nanos) -> Span:
-    """Whole hours only: an hour that begins before the file does, or ends after it, would be half a bar."""
+def _covered(metadata: Metadata, stamps: npt.NDArray[np.int64], record: Nanos, length: Nanos) -> Span:
+    """Whole hours only: one that begins before the file does, or ends after it, would be half a bar."""
     end = metadata.end
     if end in (None, 0, UNDEF_TIMESTAMP):
         end = int(stamps.max()) + 1 if len(stamps) else metadata.start
-    start = -(-metadata.start // HOUR) * HOUR
-    stop = -(-int(end) // length) * length // HOUR * HOUR
+    if length == MINUTE:
+        return Span(start=Nanos(metadata.start // length * length), end=Nanos(-(-int(end) // length) * length))
+    start = -(-metadata.start // length) * length
+    stop = -(-int(end) // record) * record // length * length
     return Span(start=Nanos(start), end=Nanos(max(start, stop)))
 
 
-def _fold(records: npt.NDArray[np.void], stamps: npt.NDArray[np.int64], layout: _Layout, covered: Span) -> Rows:
-    """Hour bars: open and close are the first and last record of the hour, in arrival order for trades."""
+def _fold(
+    records: npt.NDArray[np.void], stamps: npt.NDArray[np.int64], layout: _Layout, covered: Span, length: Nanos
+) -> Rows:
+    """Bars of `length`: open and close are the first and last record in it, in arrival order for trades."""
     is_inside = (stamps >= covered.start) & (stamps < covered.end)
-    records, hours = records[is_inside], stamps[is_inside] // HOUR
+    records, hours = records[is_inside], stamps[is_inside] // length
     if not len(records):
         return np.zeros((0, 8), np.int64)
     # Bars of a file may come in any order; trades keep theirs inside the hour.
@@ -199,8 +214,8 @@ def _fold(records: npt.NDArray[np.void], stamps: npt.NDArray[np.int64], layout: 
     counts = after - first if layout.dtype == TRADE_DTYPE else np.zeros(len(first), np.int64)
     return np.column_stack(
         (
-            hours[first] * HOUR,
-            hours[first] * HOUR + HOUR,
+            hours[first] * length,
+            hours[first] * length + length,
             open_[first],
             np.maximum.reduceat(high, first),
             np.minimum.reduceat(low, first),

@@ -32,6 +32,7 @@ COMMANDS = (
     "golive-test",
     "replay",
     "simulate",
+    "backtest",
     "train",
     "gateway",
     "traderspost",

@@ -1,0 +1,279 @@
+"""Backtests: minute bars from files, the runners that trade them, and the command."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import click
+import numpy as np
+
+from actors.backtest import Listener, RootRunner, market_sessions, run_sessions
+from actors.backtest_report import backtest_page, backtest_report, backtest_words
+from actors.recorded_sessions import READ, recorded_session
+from actors.veto_models import LoadedModels, find_models, load_models, record_of
+from actors.wiring.reading import naming
+from adapters.backtrader.backtest import RootBacktest
+from adapters.calendar import CmeCalendar
+from adapters.config import (
+    CALENDAR_OVERRIDES_FILE,
+    CONFIG_VARIABLE,
+    CONTRACT_MAP_FILE,
+    MODELS_DIR,
+    find_config,
+    find_market,
+)
+from adapters.contract_map import load_contract_map
+from adapters.databento.hour_files import read_bars
+from adapters.products import PRODUCTS, products_of
+from adapters.sqlite.codec import Codec
+from adapters.sqlite.journal import JournalFile, segments_of
+from domain.backtest import START, BacktestCosts, BacktestResult, ContractMinutes, MarketSession
+from domain.errors import OperatorError
+from domain.history import ContractAt, Rows
+from domain.ibs import StrategySettings
+from domain.instruments import TradedRoot
+from domain.ports import Calendar
+from domain.units import MINUTE
+from domain.veto import ModelRecord, VetoModel
+
+
+@attrs.frozen(kw_only=True)
+class BacktestRequest:
+    """The options of `backtest`, as given."""
+
+    data: tuple[Path, ...]
+    roots: tuple[str, ...]
+    fills: Literal["bars", "recorded"]
+    slippage: int
+    no_veto: bool
+    as_json: bool
+    report: Path | None
+    config: Path | None
+    overlay: tuple[Path, ...]
+    models_dir: Path | None
+
+
+def backtest_command(request: BacktestRequest) -> None:
+    """Run `backtest` and print what came of it. Raises OperatorError (exit 2) for what cannot be run."""
+    journals = [path for path in request.data if path.suffix == ".db"]
+    if journals and len(journals) < len(request.data):
+        raise _refused("journals and DBN files in one run", "run one after the other")
+    result = _of_journals(request) if journals else _of_files(request)
+    conditions = {"fills": request.fills, "slippage_ticks": request.slippage, "veto": not request.no_veto}
+    report = backtest_report(result, conditions)
+    if request.report is not None:
+        try:
+            request.report.write_text(backtest_page(result, report), encoding="utf-8")
+        except OSError as error:
+            raise OperatorError(
+                f"cannot be written: {error.strerror}", where=str(request.report), fix="name another file", exit_code=2
+            ) from error
+    click.echo(json.dumps(report) if request.as_json else "\n".join(backtest_words(report)))
+
+
+def _of_files(request: BacktestRequest) -> BacktestResult:
+    if request.fills == "recorded":
+        raise _refused("DBN files have no recorded fills", "give a journal, or leave --fills out")
+    roots, settings, models_dir = _settings(request)
+    wanted = _wanted(request, roots)
+    data = read_minutes(request.data, roots)
+    if lacking := sorted(wanted - {root.root for root in data.roots}) if request.roots else []:
+        raise _refused(f"no bar of {', '.join(lacking)} in the files", "name roots that the files hold")
+    if request.no_veto:
+        settings = attrs.evolve(settings, veto=False)
+    loaded = LoadedModels(bundles={}, records=())
+    if settings.veto:
+        traded = [root for root in data.roots if root.root in wanted]
+        loaded = load_models(traded, request.models_dir or models_dir, for_money=False)
+    return run_backtest(
+        data.minutes,
+        roots=data.roots,
+        settings=settings,
+        calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
+        models=loaded.bundles,
+        refusals={record.root: record.refusal for record in loaded.records if record.refusal},
+        traded=sorted(wanted),
+        costs=BacktestCosts(slippage_ticks=request.slippage),
+    )
+
+
+def _of_journals(request: BacktestRequest) -> BacktestResult:
+    """Every segment of every session, in order; settings, contracts and models are the recorded ones."""
+    if request.config is not None or request.overlay:
+        raise _refused("a journal has its own settings", "leave --config and --overlay out")
+    paths = sorted({segment for path in request.data for segment in segments_of(path)})
+    sessions = [_recorded(path, request) for path in paths]
+    opened = {root.root: root for session in sessions for root in session.opened.roots if not root.is_reference}
+    wanted = _wanted(request, tuple(opened.values()))
+    models: dict[str, VetoModel] = {}
+    refusals: dict[str, str] = {}
+    for path, session in zip(paths, sessions, strict=True):
+        models |= find_models(session.opened.models, path.parent, request.models_dir)
+        refusals |= {record.root: record.refusal for record in session.opened.models if record.refusal}
+    chosen = [opened[root] for root in sorted(wanted)]
+    costs = BacktestCosts(slippage_ticks=request.slippage)
+    return run_sessions(sessions, partial(runners_of, chosen, models, refusals, costs))
+
+
+def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
+    with JournalFile(path, Codec()) as journal, naming(path):
+        session = recorded_session(journal.envelopes(types=set(READ)), with_fills=request.fills == "recorded")
+    if not request.no_veto:
+        return session
+    strategy = attrs.evolve(session.opened.strategy, veto=False)
+    return attrs.evolve(session, opened=attrs.evolve(session.opened, strategy=strategy, models=()))
+
+
+def _settings(request: BacktestRequest) -> tuple[tuple[TradedRoot, ...], StrategySettings, Path]:
+    """Roots, strategy and bundles of the configuration that `live` would use; the shipped ones without any."""
+    named = request.config is not None or request.overlay or os.environ.get(CONFIG_VARIABLE, "").strip()
+    if not named and not (Path.cwd() / "live.yml").is_file():
+        return load_contract_map(CONTRACT_MAP_FILE, environ=os.environ).roots, StrategySettings(), MODELS_DIR
+    places = find_market(find_config(request.config, os.environ, Path.cwd()), request.overlay, os.environ)
+    return places.roots, places.strategy, places.models_dir
+
+
+def _wanted(request: BacktestRequest, roots: Sequence[TradedRoot]) -> set[str]:
+    """The roots to trade. Raises OperatorError for one that is not traded."""
+    traded = {root.root for root in roots if not root.is_reference}
+    wanted = {root.upper() for root in request.roots} or traded
+    if unknown := sorted(wanted - traded):
+        raise _refused(f"{', '.join(unknown)} is not traded", f"name some of {', '.join(sorted(traded))}")
+    return wanted
+
+
+def _refused(what: str, fix: str) -> OperatorError:
+    return OperatorError(what, where="backtest", fix=fix, exit_code=2)
+
+
+# ------------------------------------------------------------ for other callers
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class MinuteData:
+    """Minute bars of files, and the roots as those files have them."""
+
+    minutes: tuple[ContractMinutes, ...]
+    roots: tuple[TradedRoot, ...]
+    """Of the roots that were asked for those with bars, each with the product that was found."""
+    foreign: int
+    """Records of anything else: spreads, other products, ids without a name on their date."""
+
+
+def run_backtest(
+    minutes: Sequence[ContractMinutes],
+    *,
+    roots: Sequence[TradedRoot],
+    settings: StrategySettings,
+    calendar: Calendar,
+    models: Mapping[str, VetoModel],
+    refusals: Mapping[str, str] | None = None,
+    traded: Sequence[str] | None = None,
+    costs: BacktestCosts | None = None,
+    on_session: Callable[[dt.date], None] = lambda date: None,
+) -> BacktestResult:
+    """Trade `minutes` with the live strategy, session by session.
+
+    `roots`: all that have bars, reference roots too. `models` by root judge the entries where `settings.veto` is
+    on; a root without one enters nothing, with the reason in `refusals` or `missing`. `traded`: these roots only,
+    while the others are read for features. A model of `models.training.PassEverything` lets every entry pass, and
+    the trades then hold what it was asked.
+    """
+    refused = dict(refusals or {})
+    chosen = [root for root in roots if not root.is_reference and (traded is None or root.root in traded)]
+    records = tuple(
+        record_of(models[root.root])
+        if root.root in models
+        else ModelRecord(root=root.root, refusal=refused.get(root.root, "missing"))
+        for root in chosen
+    )
+    sessions = market_sessions(
+        minutes, roots=roots, settings=settings, calendar=calendar, models=records if settings.veto else ()
+    )
+    return run_sessions(
+        sessions, partial(runners_of, chosen, models, refused, costs or BacktestCosts()), on_session=on_session
+    )
+
+
+def runners_of(
+    roots: Sequence[TradedRoot],
+    models: Mapping[str, VetoModel],
+    refusals: Mapping[str, str],
+    costs: BacktestCosts,
+    listener: Listener,
+) -> dict[str, RootRunner]:
+    """A runner for each of `roots`."""
+    return {
+        root.root: RootBacktest(
+            root, models.get(root.root), listener=listener, costs=costs, refusal=refusals.get(root.root, "")
+        )
+        for root in sorted(roots, key=lambda root: root.root)
+    }
+
+
+def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteData:
+    """The minutes of `roots` in DBN files of ohlcv-1m or trades, merged.
+
+    A root whose product is not in the files takes another known product of it (ES where the map says MES), with
+    that product's own specification. Raises OperatorError (exit 2) for a file that cannot be read, and without a
+    single bar of any of the roots.
+    """
+    products = {root.data_product for root in roots} | {code for root in roots for code in products_of(root.root)}
+    parts: dict[ContractAt, list[Rows]] = {}
+    foreign = 0
+    for path in paths:
+        found = read_bars(path, sorted(products), MINUTE)
+        foreign += found.foreign
+        for at, rows in found.hours.items():
+            if len(rows):
+                parts.setdefault(at, []).append(rows)
+    held = {at.name.product for at in parts}
+    chosen = tuple(one for root in roots if (one := _with_data(root, held)) is not None)
+    if not chosen:
+        raise OperatorError(
+            f"no bar of {', '.join(sorted(products))}",
+            where=", ".join(map(str, paths)),
+            fix="give files of the roots that the contract map names",
+            exit_code=2,
+        )
+    by_product = {root.data_product: root.root for root in chosen}
+    minutes = tuple(
+        ContractMinutes(
+            root=by_product[at.name.product], raw_symbol=at.raw_symbol, name=at.name, rows=_once(parts.pop(at))
+        )
+        for at in sorted(parts, key=lambda at: (at.name.product, at.name.expiry.year, at.name.expiry.month))
+        if at.name.product in by_product
+    )
+    return MinuteData(minutes=minutes, roots=chosen, foreign=foreign)
+
+
+def _with_data(root: TradedRoot, held: set[str]) -> TradedRoot | None:
+    if root.data_product in held:
+        return root
+    other = next((code for code in products_of(root.root) if code in held), None)
+    if other is None:
+        return None
+    spec = PRODUCTS[other].spec
+    return attrs.evolve(
+        root,
+        data_product=other,
+        order_product=other,
+        product_id=f"{other}.FUT",
+        description=PRODUCTS[other].description,
+        data_spec=spec,
+        order_spec=spec,
+    )
+
+
+def _once(parts: list[Rows]) -> Rows:
+    """The rows of all parts by time; of a minute that several hold, the first part's."""
+    rows = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    starts, first = np.unique(rows[:, START], return_index=True)
+    return rows if len(starts) == len(rows) and len(parts) == 1 else rows[first]

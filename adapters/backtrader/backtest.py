@@ -1,0 +1,444 @@
+"""A backtest of one root: its sessions one after the other, each in a plain Cerebro with Backtrader's own broker.
+
+As live, a Cerebro is built for every session and warmed up on the history before it, and what the strategy
+remembers goes on to the next. The strategy is the live one; orders fill in the bar after the decision.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import backtrader as bt
+
+from adapters.backtrader.broker import RequestNote
+from adapters.backtrader.feeds import TIMEFRAMES, feed_name, nanos_of
+from adapters.backtrader.ibs_strategy import IbsStrategy
+from adapters.backtrader.roots import RootPlan, plans_of
+from adapters.backtrader.tape import Tape, TapeFeed
+from domain.backtest import (
+    CLOSE,
+    END,
+    HIGH,
+    LOW,
+    BacktestCosts,
+    BacktestTrade,
+    MarketSession,
+    OrderKey,
+    RecordedOutcome,
+    RootBars,
+)
+from domain.bars import Bar, BarTable, Timeframe
+from domain.events import RootMemory, SignalEvaluated, VetoScored
+from domain.feature_book import CarriedPercentile, FeatureVector
+from domain.features import Requirement, required_inputs
+from domain.gates import auto_close_deadline
+from domain.history import Rows
+from domain.ibs import StrategySettings
+from domain.instruments import TradedRoot, pairs_of
+from domain.optional_gates import gate_inputs, gate_names
+from domain.positions import net_pnl
+from domain.reference_feeds import ReferenceFeeds
+from domain.scorer import Judgement, Scorer
+from domain.units import DAY, SECOND, Nanos, Price, float_to_price, price_to_float
+from domain.veto import VetoModel
+
+_CASH = 1e15
+"""What an account may risk is the risk gate's; here every order is filled."""
+
+Listener = Callable[[SignalEvaluated | VetoScored], None]
+
+
+class RootBacktest:
+    """One root over consecutive sessions. What is decided goes to `listener`, in order."""
+
+    def __init__(
+        self, root: TradedRoot, model: VetoModel | None, *, listener: Listener, costs: BacktestCosts, refusal: str = ""
+    ) -> None:
+        """`model` judges the entries where the settings ask for the veto; without one `refusal` says why."""
+        self._root, self._model, self._refusal = root, model, refusal
+        self._listener, self._costs = listener, costs
+        self._scorer: Scorer | None = None
+        self._memory: RootMemory | None = None
+        self._entered: dict[Nanos, VetoScored | None] = {}
+        """By decision: what the model had said of an entry."""
+        self._scored: VetoScored | None = None
+        self._entry: _Fill | None = None
+        self.unfilled = 0
+        """Entries whose order ended without a fill."""
+
+    def run(self, market: MarketSession) -> tuple[BacktestTrade, ...]:
+        """Trade one session; the trades that ended in it. Nothing where the session has no contract of the root."""
+        plan = next((plan for plan in plans_of(market.opened, None) if plan.root == self._root.root), None)
+        bars = market.bars.get(self._root.root)
+        if plan is None or bars is None:
+            return ()
+        feeder = self._feeder(market)
+        strategy = self._trade(market, plan, bars, feeder)
+        feeder.feed(market.opened.session.end_ns)
+        (self._memory,) = strategy.memories()
+        self.unfilled += strategy.unfilled
+        return tuple(trade for fill in strategy.fills if (trade := self._settle(fill, market)) is not None)
+
+    def percentiles(self) -> tuple[CarriedPercentile, ...]:
+        """The populations as the last session has left them."""
+        return () if self._scorer is None else self._scorer.percentiles()
+
+    # ------------------------------------------------------------- one session
+
+    def _trade(self, market: MarketSession, plan: RootPlan, bars: RootBars, feeder: _Feeder) -> _SessionStrategy:
+        opened, root = market.opened, plan.root
+        settings = opened.strategy.of(root)
+        deadline = auto_close_deadline(settings, market.date, opened.session.hours_of(root).close_ns)
+        closes = {
+            roll.from_contract: roll.close_ns
+            for roll in market.rolls
+            if roll.root == root and roll.close_ns is not None
+        }
+        minutes, clock, decisions = (TapeFeed(**TIMEFRAMES[timeframe]) for timeframe in ("1m", "1m", "1h"))
+        broker = NextBarBroker(settings=settings, tick_size=plan.tick_size, costs=self._costs)
+        if market.outcomes is not None:
+            broker = RecordedBroker(market.outcomes, settings=settings, tick_size=plan.tick_size)
+
+        def begin(strategy: _SessionStrategy) -> Tape:
+            self._restore(strategy, market, bars)
+            minutes.tape = broker.tape = tape = Tape(
+                minutes=bars.minutes,
+                hours=bars.hours,
+                clocks=sorted({deadline, *closes.values()}),
+                feeds=(minutes, clock, decisions),
+                watcher=strategy,
+                is_every_minute=settings.decision_timeframe == "1m",
+            )
+            return tape
+
+        cerebro = bt.Cerebro(stdstats=False)
+        cerebro.broker = broker
+        cerebro.adddata(minutes, name=feed_name(root, "1m"))
+        cerebro.adddata(clock, name=f"{root}@clock")
+        cerebro.adddata(decisions, name=feed_name(root, "1h"))
+        cerebro.addstrategy(
+            _SessionStrategy,
+            settings=opened.strategy,
+            plans=(plan,),
+            deadline_of=lambda root, ts: deadline,
+            roll_closes=closes,
+            listener=self._heard,
+            scorer=feeder,
+            feeds=feeder if opened.required_reference_feeds else None,
+            begin=begin,
+            late=market.late,
+        )
+        (strategy,) = cerebro.run()
+        found: _SessionStrategy = strategy
+        return found
+
+    def _restore(self, strategy: _SessionStrategy, market: MarketSession, bars: RootBars) -> None:
+        """As the engine of a session does it when it opens."""
+        root, timeframe = self._root.root, market.opened.strategy.of(self._root.root).decision_timeframe
+        strategy.begin_at(market.opened.session.start_ns)
+        for table in bars.history:
+            if table.timeframe == timeframe:
+                strategy.warm_up(root, *(table.data[:, column].tolist() for column in (HIGH, LOW, CLOSE)))
+        for position in market.positions:
+            if position.root == root:
+                strategy.restore_position(position, None)
+        memories = (self._memory,) if market.memories is None else market.memories
+        for memory in memories:
+            if memory is not None and memory.root == root:
+                strategy.restore_memory(memory)
+        if market.is_continued:
+            return
+        if bars.rolled_from is not None and self._root.roll_policy == "close_and_reopen":
+            strategy.may_reopen(root)
+        strategy.forget_roll_exits()
+
+    def _feeder(self, market: MarketSession) -> _Feeder:
+        """The session's; a scorer goes on from the session before, where nothing was carried in."""
+        opened, root = market.opened, self._root.root
+        days_since, pairs, settings = opened.session.start_ns - DAY, pairs_of(opened.roots), opened.strategy.of(root)
+        model = self._model if settings.veto else None
+        inputs = _inputs_of(root, model, gate_inputs(settings, pair=pairs.get(root)), pairs.get(root))
+        if self._scorer is None or market.carried is not None:
+            self._scorer = Scorer(
+                {} if model is None else {root: model},
+                refusals={root: self._refusal} if self._refusal else {},
+                gates={root: gate_names(settings)},
+                carried=market.carried or (),
+                tables=[table for table in _tables(market) if (table.root, table.timeframe) in inputs],
+                days_since=days_since,
+                pairs=pairs,
+            )
+        else:
+            rolled = {
+                root: bars.difference
+                for root, bars in market.bars.items()
+                if bars.rolled_from is not None and (root, "1h") in inputs
+            }
+            self._scorer.open_session(days_since, rolled)
+        return _Feeder(self._scorer, inputs, market)
+
+    # ------------------------------------------------------------- what comes out
+
+    def _heard(self, event: SignalEvaluated | VetoScored) -> None:
+        if isinstance(event, VetoScored):
+            self._scored = event
+        elif event.verdict == "enter":
+            scored = self._scored
+            self._entered[event.ts] = scored if scored is not None and scored.ts == event.ts else None
+        self._listener(event)
+
+    def _settle(self, fill: _Fill, market: MarketSession) -> BacktestTrade | None:
+        """The trade that `fill` ends; None for an entry."""
+        if fill.note.intent == "entry":
+            self._entry = fill
+            return None
+        entry, self._entry = self._entry, None
+        if entry is None:
+            return None  # what a journal had carried into the session
+        scored = self._entered.pop(entry.note.decided_ns, None)
+        return BacktestTrade(
+            root=self._root.root,
+            contract=fill.note.contract,
+            session=market.date,
+            side="long" if entry.quantity > 0 else "short",
+            quantity=abs(entry.quantity),
+            decided_ns=entry.note.decided_ns,
+            entry_ns=entry.ts,
+            entry_price=entry.price,
+            exit_decided_ns=fill.note.decided_ns,
+            exit_ns=fill.ts,
+            exit_price=fill.price,
+            exit_reason=fill.note.reason,
+            pnl=net_pnl(
+                entry=entry.price,
+                exit=fill.price,
+                quantity=entry.quantity,
+                multiplier=self._root.order_spec.multiplier,
+                commission_per_side=self._root.commission_per_side,
+            ),
+            ibs=entry.note.ibs,
+            features=() if scored is None or self._model is None else tuple(self._model.features),
+            values=() if scored is None else scored.values,
+            probability=entry.note.probability,
+            threshold=entry.note.threshold,
+        )
+
+
+# ------------------------------------------------------------------ its parts
+
+
+@attrs.frozen(kw_only=True)
+class _Fill:
+    """A completed order."""
+
+    note: RequestNote
+    quantity: int
+    """Signed."""
+    price: Price
+    ts: Nanos
+
+
+class NextBarBroker(bt.brokers.BackBroker):  # type: ignore[misc]  # backtrader has no types
+    """Backtrader's broker with the fills of `live`.
+
+    A market order fills at the next bar's open, worse by the slippage. A limit order fills at its price once a
+    bar after the decision went at least a tick through it; when its time is over it is cancelled, touched or not.
+    """
+
+    tape: Tape
+
+    def __init__(self, *, settings: StrategySettings, tick_size: Price, costs: BacktestCosts) -> None:
+        super().__init__()
+        self.set_cash(_CASH)
+        self.set_checksubmit(False)
+        self.setcommission(margin=1.0, commtype=bt.CommInfoBase.COMM_FIXED, stocklike=False)
+        # Beyond the bar's range too: what live assumes of the first trade.
+        slippage = price_to_float(Price(tick_size * costs.slippage_ticks))
+        self.set_slippage_fixed(slippage, slip_open=True, slip_match=True, slip_out=True)
+        self._cancel_after = settings.cancel_after_s * SECOND
+        self._tick_size = tick_size
+
+    def _try_exec_limit(self, order: Any, popen: float, phigh: float, plow: float, plimit: float) -> None:
+        note: RequestNote = order.info.request
+        data, last = order.data, note.decided_ns + self._cancel_after
+        end = nanos_of(data.datetime[0], after=note.decided_ns)
+        start = end - round(data.length_s[0] * SECOND)
+        if note.decided_ns <= start < last and self._is_through(order.isbuy(), plow, phigh, plimit):
+            self._execute(order, ago=0, price=plimit)
+        elif self.tape.now >= last:
+            self.cancel(order)
+
+    def _is_through(self, is_buy: bool, low: float, high: float, limit: float) -> bool:
+        if is_buy:
+            return float_to_price(low) <= float_to_price(limit) - self._tick_size
+        return float_to_price(high) >= float_to_price(limit) + self._tick_size
+
+
+class RecordedBroker(NextBarBroker):
+    """Fills as a journal has them; an order that the journal does not know waits for ever."""
+
+    def __init__(
+        self, outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]], *, settings: StrategySettings, tick_size: Price
+    ) -> None:
+        super().__init__(settings=settings, tick_size=tick_size, costs=BacktestCosts(slippage_ticks=0))
+        self._outcomes = {key: deque(found) for key, found in outcomes.items()}
+
+    def _try_exec(self, order: Any) -> None:
+        note: RequestNote = order.info.request
+        waiting = self._outcomes.get((note.root, note.intent, note.decided_ns))
+        if not waiting or waiting[0].known_ns > self.tape.now:
+            return
+        outcome = waiting.popleft()
+        if outcome.price is None:
+            order.reject()
+            self.notify(order)
+            return
+        order.addinfo(fill_ns=outcome.ts)
+        self._execute(order, ago=0, price=price_to_float(outcome.price))
+
+
+class _SessionStrategy(IbsStrategy):
+    """The strategy of one session and root: says when it is watching, and keeps what was filled."""
+
+    params: Any = (("begin", None), ("late", frozenset()))
+
+    def start(self) -> None:
+        (self._state,) = self._states
+        self._market_order: int | None = None
+        self.fills: list[_Fill] = []
+        self.unfilled = 0
+        self._tape: Tape = self.p.begin(self)
+
+    def next(self) -> None:
+        self.is_late = self._tape.now in self.p.late
+        self.p.scorer.feed(self._tape.now)
+        super().next()
+
+    @property
+    def is_watching(self) -> bool:
+        """A position or an order is open."""
+        return self._state.holding is not None or self._state.order_ref is not None
+
+    @property
+    def market_order(self) -> int | None:
+        """The number of an unfinished market order."""
+        return self._market_order if self._market_order == self._state.order_ref else None
+
+    def buy(self, **how: Any) -> Any:
+        return self._placed(super().buy(**how))
+
+    def sell(self, **how: Any) -> Any:
+        return self._placed(super().sell(**how))
+
+    def _placed(self, order: Any) -> Any:
+        if order.exectype == bt.Order.Market:
+            self._market_order = order.ref
+        return order
+
+    def notify_order(self, order: Any) -> None:
+        super().notify_order(order)
+        if order.alive():
+            return
+        note: RequestNote = order.info.request
+        if order.status == order.Completed:
+            self.fills.append(
+                _Fill(
+                    note=note,
+                    quantity=round(order.executed.size),
+                    price=float_to_price(order.executed.price),
+                    ts=self._fill_time(order),
+                )
+            )
+        elif note.intent == "entry":
+            self.unfilled += 1
+
+
+class _Feeder:
+    """The scorer of a session, which has every bar that had ended when it is asked."""
+
+    def __init__(self, scorer: Scorer, inputs: frozenset[tuple[str, Timeframe]], market: MarketSession) -> None:
+        self._scorer = scorer
+        self._required = ReferenceFeeds(
+            market.opened.required_reference_feeds,
+            tables=_tables(market),
+            session_start=market.opened.session.start_ns,
+        )
+        read = inputs | {(root, "1d") for root in self._required.roots}
+        tables = [
+            (root, timeframe, rows)
+            for root, bars in market.bars.items()
+            for timeframe, rows in _closing(bars)
+            if (root, timeframe) in read
+        ]
+        # As in a slice: hours first, in order of root.
+        self._due = sorted(
+            (end, timeframe == "1d", root, table, row)
+            for table, (root, timeframe, rows) in enumerate(tables)
+            for row, end in enumerate(rows[:, END].tolist())
+        )
+        self._tables = [(root, rows) for root, _, rows in tables]
+        self._next = 0
+
+    def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
+        """As `Scorer.judge`."""
+        self.feed(bar_end)
+        return self._scorer.judge(root, bar_end, is_short=is_short)
+
+    def gate_values(self, root: str, bar_end: Nanos) -> FeatureVector | str:
+        """As `Scorer.gate_values`."""
+        self.feed(bar_end)
+        return self._scorer.gate_values(root, bar_end)
+
+    def missing(self) -> tuple[str, ...]:
+        """As `ReferenceFeeds.missing`."""
+        return self._required.missing()
+
+    def feed(self, until: Nanos) -> None:
+        """The bars that have ended by `until`."""
+        while self._next < len(self._due) and self._due[self._next][0] <= until:
+            _, is_day, _, table, row = self._due[self._next]
+            bar = _bar(*self._tables[table], row)
+            if is_day:
+                self._required.add_day(bar)
+                self._scorer.add_day(bar)
+            else:
+                self._scorer.add_hour(bar)
+            self._next += 1
+
+
+def _bar(root: str, rows: Rows, row: int) -> Bar:
+    start, end, open_, high, low, close, volume, trades = rows[row].tolist()
+    return Bar(
+        root=root,
+        contract="",
+        ts_start=start,
+        ts_end=end,
+        open=open_,
+        high=high,
+        low=low,
+        close=close,
+        volume=volume,
+        trades=trades,
+    )
+
+
+def _closing(bars: RootBars) -> tuple[tuple[Timeframe, Rows], ...]:
+    return ("1h", bars.hours), ("1d", bars.days)
+
+
+def _tables(market: MarketSession) -> Sequence[BarTable]:
+    return [table for bars in market.bars.values() for table in bars.history]
+
+
+def _inputs_of(
+    root: str, model: VetoModel | None, gates: Sequence[Requirement], pair: str | None
+) -> frozenset[tuple[str, Timeframe]]:
+    """The bars that features are made of, and the root's own, which say what is out of date."""
+    if model is None and not gates:
+        return frozenset()
+    own: set[tuple[str, Timeframe]] = {(root, "1h"), (root, "1d")}
+    needs = () if model is None else required_inputs(model.features, model.feature_set, pair=pair)
+    return frozenset(own | {(need.root or root, need.timeframe) for need in (*needs, *gates)})
