@@ -24,6 +24,7 @@ from domain.events import (
     MarketStatusChanged,
     OrderRequested,
     RollDue,
+    RootHalted,
     RootStatusChanged,
     SessionOpened,
     SessionReconciled,
@@ -67,6 +68,8 @@ class Account:
         """The program's last end was in order."""
         self.is_stopping = False
         """`stop` was commanded: nothing is entered while the rest is brought to its end."""
+        self.halted: frozenset[str] = frozenset()
+        """Roots that the strategy cannot evaluate any more: theirs is closed here."""
         self.unconfirmed: frozenset[str] = frozenset()
         """Roots whose position a crash left to be confirmed."""
         self.unreconciled: tuple[str, ...] = ()
@@ -114,6 +117,9 @@ class Account:
                 self.are_entries_open = False
             case EntriesOpened():
                 self.are_entries_open = True
+            case RootHalted(root=root):
+                self.halted |= {root}
+                self.switches = self.switches.commanded("disable", root, self.roots)
             case SessionStopped():
                 self.was_stopped = True
             case ActorRestarted(actor="process", is_degraded=is_degraded):
@@ -136,6 +142,7 @@ class Account:
         self.outbox.restore(carried.orders, carried.outbox, self.now)
         self.switches = carried.switches or self.switches
         self.tripped = carried.tripped
+        self.halted = frozenset(carried.halted)
         self.unconfirmed = frozenset(carried.unconfirmed)
         self.unreconciled = carried.unreconciled
         self.was_stopped = False
@@ -248,6 +255,7 @@ class Account:
             and self.outbox.breaker == "closed"
             and not self.tripped
             and order.root not in self.holdings.positions
+            and order.root not in self.halted
         )
 
     def own_signal_id(self, root: str, contract: str, intent: Intent, side: Side) -> str:

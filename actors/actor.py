@@ -47,13 +47,27 @@ class Failed:
     actor: str
     at_seq: int
     error: BaseException
+    ref: pykka.ActorRef[Any] | None = None
+    """The incarnation that died; None where there is none yet."""
 
 
-Report = Callable[[Failed], None]
+@attrs.frozen
+class Ended:
+    """Told to the supervisor by an actor that has stopped without a failure."""
+
+    actor: str
+    at_seq: int
+    ref: pykka.ActorRef[Any]
+
+
+Report = Callable[[Failed | Ended], None]
 
 
 class SupervisedActor(pykka.ThreadingActor):
-    """An actor that reports its own death. `at_seq` is where it was."""
+    """An actor that reports its own end. `at_seq` is where it was.
+
+    It begins with its first message and not in `on_start`, where a failure would be told to nobody.
+    """
 
     use_daemon_thread = True
 
@@ -74,13 +88,17 @@ class SupervisedActor(pykka.ThreadingActor):
         """Handle one message."""
         raise OurError(f"{self.name} cannot take {message!r}")
 
+    def on_stop(self) -> None:
+        self._report(Ended(self.name, self.at_seq, self.actor_ref))
+
     def on_failure(
         self,
         exception_type: type[BaseException] | None,
         exception_value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._report(Failed(self.name, self.at_seq, exception_value or OurError("unknown failure")))
+        error = exception_value or OurError("unknown failure")
+        self._report(Failed(self.name, self.at_seq, error, self.actor_ref))
 
 
 def deliver_to(ref: pykka.ActorRef[Any]) -> Callable[[Envelope], None]:

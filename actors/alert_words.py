@@ -36,6 +36,7 @@ from domain.events import (
     PositionUnwatched,
     RiskTripped,
     RollDue,
+    RootHalted,
     RootReset,
     RootStatusChanged,
     SafeStopRequested,
@@ -288,6 +289,12 @@ def _reset(teller: Teller, event: RootReset) -> Alert:
     return Alert("warning", "RootReset", f"{text}. {does}")
 
 
+def _halted(teller: Teller, event: RootHalted) -> Alert:
+    text = f"evaluating {event.root} failed ({event.error}): it trades nothing more in this session"
+    does = f"What it holds is closed; its entries stay disabled until `enable {event.root}`. Other roots go on"
+    return Alert("critical", f"RootHalted {event.root}", f"{text}. {does}")
+
+
 def _unwatched(teller: Teller, event: PositionUnwatched) -> Alert:
     text = f"{event.quantity:+d} {event.contract} is held and its market not seen since {iso_utc(event.since)}"
     risk = None if teller.tally.opened is None else teller.tally.opened.risk
@@ -377,6 +384,7 @@ TOLD: Mapping[str, Callable[[Teller, Any], Alert | None]] = {
     "RootStatusChanged": _root_status,
     "MarketStatusChanged": _market_status,
     "RootReset": _reset,
+    "RootHalted": _halted,
     "PositionUnwatched": _unwatched,
     "ActorCrashed": _crashed,
     "ActorRestarted": _restarted,

@@ -164,6 +164,7 @@ def _state(
         tripped=execution.account.tripped if is_same_session else "",
         switches=execution.switches,
         outbox=execution.account.outbox.memory,
+        halted=tuple(sorted(execution.account.halted)) if is_same_session else (),
         unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
         unreconciled=_unreconciled(opened, execution),
         open_minutes=open_bars.minutes,

@@ -62,6 +62,8 @@ class Closes:
         unwatched = self._account.unwatched(root)
         if risk.stale_flatten_s is not None and unwatched is not None:
             yield Nanos(unwatched[0] + risk.stale_flatten_s * SECOND), "stale_feed"
+        if root in self._account.halted:
+            yield self._account.now, "root_halted"
         if self._account.tripped and risk.daily_loss_action == "flatten":
             yield self._account.now, self._account.tripped
 
@@ -101,9 +103,17 @@ class Closes:
 
     def close_all(self, reason: str) -> list[Event]:
         """Close whatever is held, being entered, or perhaps held."""
+        return [event for root in sorted(self._perhaps_held()) for event in self.close(root, reason)]
+
+    def on_halt(self, root: str) -> list[Event]:
+        """The strategy has given the root up: what it may hold is closed, unless that is under way."""
+        if root not in self._perhaps_held() or self._account.outbox.has_exit(root):
+            return []
+        return self.close(root, "root_halted")
+
+    def _perhaps_held(self) -> set[str]:
         entering = {order.root for order in self._account.outbox.orders if order.intent == "entry" and order.attempt}
-        roots = sorted(self._account.holdings.positions.keys() | entering)
-        return [event for root in roots for event in self.close(root, reason)]
+        return self._account.holdings.positions.keys() | entering
 
     def on_safe_stop(self) -> list[Event]:
         """What the policy says becomes of working entries and positions."""

@@ -33,6 +33,7 @@ from domain.events import (
     ProbeAnswered,
     RiskDecided,
     RollDue,
+    RootHalted,
     SafeStopRequested,
     SessionOpened,
     SliceClosed,
@@ -68,6 +69,7 @@ class Execution:
             "TradesReceived",
             "SliceClosed",
             "ClockTicked",
+            "RootHalted",
             "OrderRequested",
             "OrderAccepted",
             "OrderRejected",
@@ -113,6 +115,9 @@ class Execution:
                 events = self.account.outbox.probe_answered(answer, now)
             case CommandReceived() as command:
                 events = self._on_command(command)
+            case RootHalted(root=root) as halted:
+                self.account.remember(halted)
+                events = self._closes.on_halt(root)
             case SafeStopRequested():
                 self.account.are_entries_open = False
                 events = self._closes.on_safe_stop()

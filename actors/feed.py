@@ -159,15 +159,20 @@ class FeedActor(SupervisedActor):
             self._connect(with_replay=True)
         elif not self._is_finished and not self._stopping.is_set():
             self._pump()
-        if not self._is_finished and not self._stopping.is_set():
+        if self._is_finished:
+            self.stop()
+        elif not self._stopping.is_set():
             self.actor_ref.tell(_Pump())
 
     def on_stop(self) -> None:
         self._disconnect()
+        super().on_stop()
 
     def on_failure(self, *failure: Any) -> None:
-        self._disconnect()
-        super().on_failure(*failure)
+        try:
+            self._disconnect()
+        finally:
+            super().on_failure(*failure)
 
     # ------------------------------------------------------------- connection
 

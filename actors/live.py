@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +18,7 @@ import attrs
 import pykka
 import structlog
 
-from actors.actor import Failed, MachineActor, Start, SupervisedActor
+from actors.actor import Ended, Failed, MachineActor, SupervisedActor
 from actors.alerts import Alerts
 from actors.clock import RealTimeClock
 from actors.faults import Faults
@@ -28,11 +30,11 @@ from actors.http_runner import HttpRunner
 from actors.machines import SUBSCRIBERS, MachineParts
 from actors.opening import LivePlan, OpenedFile, Opener
 from actors.operator import OperatorDesk
-from actors.recovery import Recovered, Recovery
+from actors.recovery import Recovery
 from actors.replay import RecallingCodec
 from actors.sequencer import Sequencer
 from actors.status import Status
-from actors.supervisor import StartChild, Supervisor
+from actors.supervisor import Begin, ChildSpec, Look, Release, Supervisor
 from actors.tally import Tally
 from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed, OperatorError
@@ -50,6 +52,8 @@ from domain.units import Nanos
 QUIESCE_S = 20.0
 """How long an orderly end waits for what is owed and in flight."""
 EXIT_SAFE_STOP = 70
+FOLLOWERS = {"bars": ("strategy",)}
+"""Rest-for-one: who has acted on what a restarted actor said is renewed from the record with it."""
 FAILURES_DEGRADE = 3
 """With money, after so many crashes and safe stops in a session nothing is entered until the operator says `resume`."""
 
@@ -140,7 +144,12 @@ class SessionRun:
         journal.close()
         self._is_restart = head.seq > 0
         self._clock: RealTimeClock | None = None
-        self._supervisor = self._start_supervisor()
+        self._specs = self._child_specs()
+        self._supervisor = Supervisor.start(
+            specs=self._specs,
+            sequencer=self._sequencer,
+            on_safe_stop=lambda reason: self._finish(SessionEnd(kind="safe_stop", reason=reason)),
+        )
 
     def run(self) -> SessionEnd:
         """Run to the end. Raises JournalWriteFailed when the file could not be written."""
@@ -156,7 +165,7 @@ class SessionRun:
             self._parts.desk.attend(self._sequencer, self._status, lambda: self._writer.backlog)
             self._parts.on_open()
             while not self._ended.wait(0.2) and not self._stopping.is_set():
-                pass
+                self._supervise(Look())
         finally:
             end = self._close()
             self._parts.health.leave()
@@ -180,7 +189,7 @@ class SessionRun:
                 source="supervisor",
             )
         for name, _ in SUBSCRIBERS:
-            self._start_machine(name, self._recovery.take(name)).tell(Start())
+            self._supervise(Begin(name))
         self._wait_idle()
         self._http.forget(left_in_flight, self._ended.is_set)
         self._wait_idle()
@@ -194,34 +203,36 @@ class SessionRun:
             )
             self._clock.start()
         if not self._ended.is_set():
-            self._start_feed().tell(Start())
+            self._supervise(Begin("feed"))
 
     def _wait_idle(self) -> None:
         idle = threading.Event()
         self._sequencer.when_idle(idle.set)
         while not idle.wait(0.05) and not self._ended.is_set() and not self._stopping.is_set():
-            pass
+            self._supervise(Look())
 
-    def _start_supervisor(self) -> pykka.ActorRef[Supervisor]:
-        children: dict[str, StartChild] = {name: self._machine_starter(name) for name, _ in SUBSCRIBERS}
-        children["feed"] = self._start_feed
-        return Supervisor.start(
-            children=children,
-            sequencer=self._sequencer,
-            on_safe_stop=lambda reason: self._finish(SessionEnd(kind="safe_stop", reason=reason)),
+    def _child_specs(self) -> tuple[ChildSpec, ...]:
+        """The tree, in the order in which it is started; docs/supervision.md draws it."""
+        machines = tuple(
+            ChildSpec(
+                name=name,
+                start=partial(self._start_machine, name),
+                restart="permanent",
+                shutdown_s=QUIESCE_S,
+                followers=FOLLOWERS.get(name, ()),
+            )
+            for name, _ in SUBSCRIBERS
         )
+        feed = ChildSpec(name="feed", start=self._start_feed, restart="transient", shutdown_s=QUIESCE_S)
+        return (*machines, feed)
 
-    def _machine_starter(self, name: str) -> StartChild:
-        make_machine = self._parts.machine_parts.factories()[name]
-        return lambda: self._start_machine(name, Recovered(machine=make_machine()))
-
-    def _start_machine(self, name: str, recovered: Recovered) -> pykka.ActorRef[SupervisedActor]:
+    def _start_machine(self, name: str) -> pykka.ActorRef[SupervisedActor]:
         ref: pykka.ActorRef[Any] = MachineActor.start(
-            recovered=recovered,
+            recovered=self._recovery.take(name),
             name=name,
             sequencer=self._sequencer,
             open_journal=lambda: self._parts.journals.open(self._file.path),
-            report=self._report,
+            report=self._supervise,
             faults=self._parts.faults,
         )
         self._children[name] = ref
@@ -238,7 +249,7 @@ class SessionRun:
             until_ns=self._plan.until_ns,
             stopping=self._halting,
             on_finished=self._on_feed_finished,
-            report=self._report,
+            report=self._supervise,
             faults=self._parts.faults,
         )
         self._children["feed"] = ref
@@ -246,9 +257,10 @@ class SessionRun:
 
     # ------------------------------------------------------------- what ends it
 
-    def _report(self, failed: Failed) -> None:
-        if self._supervisor.is_alive():
-            self._supervisor.tell(failed)
+    def _supervise(self, message: Begin | Release | Look | Failed | Ended) -> None:
+        # Nobody needs it when the session's end has stopped it, and its own failure is a safe stop.
+        with contextlib.suppress(pykka.ActorDeadError):
+            self._supervisor.tell(message)
 
     def _finish(self, end: SessionEnd) -> None:
         if self._end is None:
@@ -290,6 +302,7 @@ class SessionRun:
         end = self._end or SessionEnd(kind="stopped", reason="signal")
         self._halting.set()
         self._sequencer.wake()
+        self._supervise(Release("feed"))
         self._stop_actor(self._children.get("feed"))
         if self._clock is not None and end.kind != "safe_stop":
             self._clock.stop()
@@ -301,8 +314,8 @@ class SessionRun:
             self._safe_stop(end.reason)
         self._stop_actor(self._supervisor)
         self._publish_end(end)
-        for name, _ in SUBSCRIBERS:
-            self._stop_actor(self._children.get(name))
+        for spec in self._specs:
+            self._stop_actor(self._children.get(spec.name), spec.shutdown_s)
         self._http.stop()
         self._writer.stop()
         return end
@@ -329,11 +342,11 @@ class SessionRun:
         return any(order.intent != "entry" and not order.is_accepted for order in orders)
 
     @staticmethod
-    def _stop_actor(ref: pykka.ActorRef[Any] | None) -> None:
+    def _stop_actor(ref: pykka.ActorRef[Any] | None, timeout_s: float = QUIESCE_S) -> None:
         if ref is None or not ref.is_alive():
             return
         try:
-            ref.stop(block=True, timeout=QUIESCE_S)
+            ref.stop(block=True, timeout=timeout_s)
         except (pykka.Timeout, pykka.ActorDeadError):
             # It is busy or died meanwhile; its thread is a daemon and its work is in the journal.
             log.warning("an actor did not stop in time", actor=str(ref))

@@ -56,9 +56,9 @@ class Recovery:
                 one.is_lost = not self._is_recovered(one, envelope)
 
     def take(self, name: str) -> Recovered:
-        """Hand over the machine `name`, once; a new one if it could not be recovered."""
-        one = self._recovering.pop(name)
-        if one.is_lost or any(cause <= one.answered for cause, _ in one.expected):
+        """Hand over the machine `name`, once; a new one afterwards, or if it could not be recovered."""
+        one = self._recovering.pop(name, None)
+        if one is None or one.is_lost or any(cause <= one.answered for cause, _ in one.expected):
             return Recovered(machine=self._factories[name]())
         owed: dict[int, tuple[Envelope, tuple[Event, ...]]] = {}
         for cause, event in one.expected.values():

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NoReturn
 
-from actors.actor import Failed, MachineActor, Start, SupervisedActor
+from actors.actor import Ended, Failed, MachineActor, Start, SupervisedActor
 from actors.faults import InjectedCrash
 from actors.feed import FeedActor, FeedFinished
 from actors.feed_memory import FeedMemory
@@ -398,7 +398,9 @@ class Process:
         except Exception as error:  # noqa: BLE001 - the actor boundary
             self._break("actor", f"{name} died at {actor.at_seq}: {error!r}")
 
-    def _report(self, failed: Failed) -> None:
+    def _report(self, failed: Failed | Ended) -> None:
+        if isinstance(failed, Ended):
+            return
         error = f"{type(failed.error).__name__}: {failed.error}"
         crashed = ActorCrashed(actor=failed.actor, at_seq=failed.at_seq, error=error)
         self.sequencer.publish(crashed, source="supervisor")

@@ -1,11 +1,13 @@
-"""Supervisor: restarts crashed actors from the journal, and stops the process when that is safer.
+"""Supervisor: starts the actors from their specs, starts them again from the journal, and ends what that cannot mend.
 
 Children are addressed by name: a Pykka ref is one incarnation. One that fails, in a start and in a
-catch-up too, is started again alone, after a wait that doubles with each crash in the window and is
-short again once the window is empty. More than `INTENSITY` crashes of one child within
-`INTENSITY_WINDOW_S`, more than `TOTAL_INTENSITY` of all, a recovery that differs from the record, or
-the supervisor's own failure is a SafeStop: a system that cannot agree with its own journal, or has
-nobody to watch it, must not trade. What hangs instead of failing is the watchdog's (`health`).
+catch-up too, or ends without having been asked to, is started again after a wait that doubles with each
+crash in the window and is short again once the window is empty; those that follow it are started again
+after it (rest-for-one), all others go on (one-for-one). More than `INTENSITY` crashes of one child within
+`INTENSITY_WINDOW_S`, more than `TOTAL_INTENSITY` of all, a recovery that differs from the record, a
+follower that does not stop, or the supervisor's own failure is a SafeStop: a system that cannot agree with
+its own journal, or has nobody to watch it, must not trade. What hangs instead of failing is the watchdog's
+(`health`).
 """
 
 from __future__ import annotations
@@ -14,16 +16,17 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import pykka
 import structlog
 
-from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
+from actors.actor import Ended, Failed, RecoveryDivergedError, Start, SupervisedActor
 from actors.sequencer import Sequencer
+from domain.errors import OurError
 from domain.events import ActorCrashed, ActorRestarted
 
 INTENSITY = 5
@@ -39,37 +42,93 @@ StartChild = Callable[[], pykka.ActorRef[SupervisedActor]]
 log = structlog.get_logger()
 
 
+@attrs.frozen(kw_only=True)
+class ChildSpec:
+    """How one child is started, ended, and started again."""
+
+    name: str
+    start: StartChild
+    restart: Literal["permanent", "transient"]
+    """`permanent`: again however it ended. `transient`: it may end when its work is done."""
+    shutdown_s: float
+    """It has this long to stop when it is asked to."""
+    followers: tuple[str, ...] = ()
+    """Acted on what it said: started again after it, in this order."""
+
+
+@attrs.frozen
+class Begin:
+    """Start the child for the first time."""
+
+    actor: str
+
+
+@attrs.frozen
+class Release:
+    """The child is ended by somebody else now, and not started again."""
+
+    actor: str
+
+
+@attrs.frozen
+class Look:
+    """See whether a child is gone without a word: Pykka tells nobody of a failure in `on_start` or `on_stop`."""
+
+
 @attrs.frozen
 class _Restart:
     actor: str
     at_seq: int
 
 
+@attrs.define
+class _Child:
+    spec: ChildSpec
+    ref: pykka.ActorRef[SupervisedActor] | None = None
+    """Its last incarnation; None while there is none."""
+    incarnation: int = 0
+    crashes: deque[float] = attrs.field(factory=deque)
+    restart: _Restart | None = None
+    """What is waited for before it is started again."""
+    is_missed: bool = False
+    """It was gone at the last look, and nothing had been heard of it."""
+    is_released: bool = False
+
+
 class Supervisor(pykka.ThreadingActor):
-    """One-for-one supervision of `children`; `on_safe_stop` ends the process in order."""
+    """Supervises the children of `specs`; `on_safe_stop` ends the process in order."""
 
     use_daemon_thread = True
 
     def __init__(
         self,
         *,
-        children: Mapping[str, StartChild],
+        specs: Sequence[ChildSpec],
         sequencer: Sequencer,
         on_safe_stop: Callable[[str], None],
     ) -> None:
         super().__init__()
-        self._children = children
+        self._children = {spec.name: _Child(spec) for spec in specs}
         self._sequencer = sequencer
         self._on_safe_stop = on_safe_stop
-        self._crashes: dict[str, deque[float]] = {name: deque() for name in children}
         self._all_crashes: deque[float] = deque()
-        self._incarnations = dict.fromkeys(children, 1)
 
     def on_receive(self, message: Any) -> None:
-        if isinstance(message, Failed):
-            self._on_failed(message)
-        elif isinstance(message, _Restart):
-            self._restart(message)
+        match message:
+            case Begin(actor=actor):
+                self._start(self._children[actor], self._sequencer.seq)
+            case Release(actor=actor):
+                self._children[actor].is_released = True
+            case Failed():
+                self._on_failed(message)
+            case Ended():
+                self._on_ended(message)
+            case Look():
+                self._look()
+            case _Restart():
+                self._restart(message)
+            case _:
+                pass
 
     def on_failure(
         self,
@@ -79,7 +138,10 @@ class Supervisor(pykka.ThreadingActor):
     ) -> None:
         self._on_safe_stop(f"the supervisor itself failed: {exception_value!r}")
 
+    # ------------------------------------------------------------- what has ended
+
     def _on_failed(self, failed: Failed) -> None:
+        child = self._children[failed.actor]
         error = f"{type(failed.error).__name__}: {failed.error}"
         log.error("actor crashed", actor=failed.actor, seq=failed.at_seq, error=error)
         self._sequencer.publish(
@@ -88,26 +150,79 @@ class Supervisor(pykka.ThreadingActor):
         if isinstance(failed.error, RecoveryDivergedError):
             self._on_safe_stop(f"{failed.actor} recovered otherwise than its record: {failed.error}")
             return
-        of_child = _note(self._crashes[failed.actor])
+        if child.is_released or (failed.ref is not None and failed.ref != child.ref):
+            return  # of an incarnation that has its successor, or needs none
+        child.ref = None
+        of_child = _note(child.crashes)
         of_all = _note(self._all_crashes)
         if of_child > INTENSITY or of_all > TOTAL_INTENSITY:
             who, times = (failed.actor, of_child) if of_child > INTENSITY else ("the actors together", of_all)
             self._on_safe_stop(f"{who} crashed {times} times in {INTENSITY_WINDOW_S:.0f} s: {error}")
             return
+        child.restart = _Restart(failed.actor, failed.at_seq)
         delay_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** (of_child - 1)) * random.uniform(0.5, 1.0)
-        threading.Timer(delay_s, _tell_if_alive, (self.actor_ref, _Restart(failed.actor, failed.at_seq))).start()
+        threading.Timer(delay_s, _tell_if_alive, (self.actor_ref, child.restart)).start()
+
+    def _on_ended(self, ended: Ended) -> None:
+        child = self._children[ended.actor]
+        if ended.ref != child.ref or child.is_released:
+            return
+        if child.spec.restart == "permanent":
+            self._on_failed(Failed(ended.actor, ended.at_seq, OurError("it ended without being asked to"), ended.ref))
+        else:
+            child.ref = None
+
+    def _look(self) -> None:
+        for child in self._children.values():
+            is_gone = child.ref is not None and not child.ref.is_alive() and not child.is_released
+            # Whoever fails is gone a moment before it says so: believed at the second look.
+            if is_gone and child.is_missed:
+                self._on_failed(Failed(child.spec.name, self._sequencer.seq, OurError("it is gone without a word")))
+                is_gone = False
+            child.is_missed = is_gone
+
+    # ------------------------------------------------------------- starting
 
     def _restart(self, restart: _Restart) -> None:
-        self._incarnations[restart.actor] += 1
+        child = self._children[restart.actor]
+        if child.restart is not restart or child.is_released:
+            return  # it has been started as a follower meanwhile
+        followers = [self._children[name] for name in child.spec.followers]
+        for follower in reversed(followers):
+            if not self._has_stopped(follower):
+                self._on_safe_stop(f"{follower.spec.name} did not stop within {follower.spec.shutdown_s:.0f} s")
+                return
+        for each in (child, *followers):
+            each.restart = None
+            if not self._start(each, restart.at_seq):
+                return  # its own restart is on its way
+            self._sequencer.publish(
+                ActorRestarted(actor=each.spec.name, incarnation=each.incarnation, at_seq=restart.at_seq),
+                source="supervisor",
+            )
+
+    def _start(self, child: _Child, at_seq: int) -> bool:
+        child.incarnation += 1
         try:
-            self._children[restart.actor]().tell(Start())
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from starting is one more of its crashes
-            self._on_failed(Failed(restart.actor, restart.at_seq, error))
-            return
-        self._sequencer.publish(
-            ActorRestarted(actor=restart.actor, incarnation=self._incarnations[restart.actor], at_seq=restart.at_seq),
-            source="supervisor",
-        )
+            child.ref = child.spec.start()
+            child.ref.tell(Start())
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever keeps it from starting is one more of its crashes
+            self._on_failed(Failed(child.spec.name, at_seq, error))
+            return False
+        return True
+
+    @staticmethod
+    def _has_stopped(child: _Child) -> bool:
+        """Let it finish its mail and end; False when it does not in time."""
+        ref, child.ref = child.ref, None
+        try:
+            if ref is not None and ref.is_alive():
+                ref.stop(block=True, timeout=child.spec.shutdown_s)
+        except pykka.ActorDeadError:
+            pass
+        except pykka.Timeout:
+            return False
+        return True
 
 
 def _note(crashes: deque[float]) -> int:

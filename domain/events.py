@@ -5,7 +5,7 @@ nanoseconds. `@event` registers a class under its name with the version its payl
 has in the journal; a changed payload bumps the version and brings an upcaster.
 
 Who produces what: feed (market), bars (SliceClosed, LateTrade, what has stopped trading), roll
-(RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, ShadowScored, OrderRequested), execution
+(RollDue, ContractRolled), strategy (VetoScored, SignalEvaluated, ShadowScored, RootHalted, OrderRequested), execution
 (RiskDecided, RiskTripped, PositionUnwatched, OrderSubmitted, OrderExpired, FillAssumed, probes, the breaker;
 requests of its own to flatten), execution.http (what an attempt or a probe came to), supervisor (crashes,
 restarts), session (opening and end), operator (commands, reconciliation).
@@ -183,6 +183,8 @@ class StateCarried:
     """Base64 of the raw records with ts_event >= resume_ts_event - 2 s: what a replay repeats."""
     resets: tuple[RootReset, ...] = ()
     """Of this session's earlier segments, the last one of each root."""
+    halted: tuple[str, ...] = ()
+    """Roots whose evaluation has failed in an earlier segment of this session."""
 
 
 @event()
@@ -382,6 +384,18 @@ class ShadowScored:
     carried: tuple[str, ...] = ()
     bias: float | None = None
     contributions: tuple[float, ...] = ()
+
+
+@event()
+@attrs.frozen(kw_only=True)
+class RootHalted:
+    """Evaluating `root` raised `error`: nothing more is evaluated of it in this session, and what it holds is closed.
+
+    Every other root goes on. Its entries stay disabled until the operator says `enable`.
+    """
+
+    root: str
+    error: str
 
 
 @event()
@@ -732,6 +746,7 @@ Event = (
     | SignalEvaluated
     | VetoScored
     | ShadowScored
+    | RootHalted
     | OrderRequested
     | RiskDecided
     | RiskTripped

@@ -21,6 +21,7 @@ from domain.events import (
     ProbeAnswered,
     ProbeSubmitted,
     RollDue,
+    RootHalted,
     RootMemory,
     SessionOpened,
     ShadowScored,
@@ -355,16 +356,19 @@ class OrderPayload(Protocol):
         ...
 
 
+Decision = VetoScored | SignalEvaluated | ShadowScored | RootHalted | OrderRequested
+"""What a trading engine answers with."""
+
+
 class TradingEngine(Protocol):
     """The strategy inside Backtrader's Cerebro, one slice at a time; the StrategyActor's machine drives it.
 
     Built by an `EngineFactory` for one session: warmed up on completed bars without
-    decisions, holding the carried positions and unfinished orders, and armed.
+    decisions, holding the carried positions and unfinished orders, and armed. A root whose
+    evaluation raises is halted, and every other one goes on.
     """
 
-    def step(
-        self, closed: SliceClosed, *, is_late: bool = False
-    ) -> tuple[VetoScored | SignalEvaluated | ShadowScored | OrderRequested, ...]:
+    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[Decision, ...]:
         """One turn of the engine: every root's evaluation, then requests, exits first, entries by rank.
 
         A late slice (from a replay after an outage) updates everything and causes no entry; an exit that it
@@ -372,7 +376,7 @@ class TradingEngine(Protocol):
         """
         ...
 
-    def on_clock(self, ts: Nanos) -> tuple[OrderRequested, ...]:
+    def on_clock(self, ts: Nanos) -> tuple[Decision, ...]:
         """Exits that the clock alone demands at `ts` (the auto-close), needing neither bar nor feed."""
         ...
 

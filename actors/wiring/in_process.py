@@ -8,6 +8,7 @@ from typing import Any
 
 from actors.carry import fresh_state
 from actors.in_process import Answer, InProcessSystem, accept
+from actors.machines import MachineParts
 from actors.veto_models import record_of
 from actors.wiring import VERSION, code_digest, machine_parts
 from adapters.calendar import CmeCalendar
@@ -30,13 +31,14 @@ def in_process_system(
     risk: RiskSettings | None = None,
     history: HistoryLoaded | None = None,
     models: Mapping[str, VetoModel] | None = None,
+    parts: MachineParts | None = None,
     seed: int = 0,
     answer: Answer = accept,
     **strategy: Any,
 ) -> InProcessSystem:
     """A paper session in one thread: `contracts` by root (`{"ES": "MESM4"}`), strategy parameters by name.
 
-    The veto is on with `models` only, and without `history` there is none.
+    The veto is on with `models` only, and without `history` there is none. `parts`: instead of the program's own.
     """
     traded = load_contract_map(CONTRACT_MAP_FILE).roots
     roots = tuple(root for root in traded if root.root in contracts)
@@ -64,7 +66,7 @@ def in_process_system(
         opened=opened,
         carried=fresh_state(),
         history=history or HistoryLoaded(tables=()),
-        parts=machine_parts(models or {}),
+        parts=parts or machine_parts(models or {}),
         codec=Codec(),
         writer=journal,
         reader=journal,

@@ -160,6 +160,10 @@ class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no t
         """True while the strategy has not been told everything."""
         return bool(self._notifications)
 
+    def withdraw(self, root: str) -> None:
+        """Forget what has been asked for `root` since the last `take_requests`."""
+        self._requests = [order for order in self._requests if order.info.request.root != root]
+
     def take_requests(self) -> list[Any]:
         """The orders created since the last call, in order of creation."""
         requests, self._requests = self._requests, []

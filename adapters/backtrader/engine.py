@@ -30,20 +30,20 @@ from domain.events import (
     Event,
     OrderRequested,
     RollDue,
+    RootHalted,
     RootMemory,
     RootReset,
     SessionOpened,
     ShadowScored,
-    SignalEvaluated,
     SliceClosed,
     StateCarried,
-    VetoScored,
 )
 from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
 from domain.instruments import pairs_of
 from domain.optional_gates import gate_names
 from domain.orders import Order, OrderState, Side, signal_id
+from domain.ports import Decision
 from domain.positions import Position, net_pnl
 from domain.reference_feeds import ReferenceFeeds
 from domain.scorer import Scorer
@@ -77,6 +77,7 @@ class CerebroEngine:
         *,
         feeds: ReferenceFeeds | None = None,
         shadow: Scorer | None = None,
+        strategy: type[IbsStrategy] = IbsStrategy,
     ) -> None:
         self._session = opened.session.date.isoformat()
         self._scorer, self._shadow, self._required = scorer, shadow, feeds
@@ -106,22 +107,21 @@ class CerebroEngine:
         self._cerebro.setbroker(self._broker)
         self._feeds = self._add_feeds(plans)
         self._cerebro.addstrategy(
-            IbsStrategy,
+            strategy,
             settings=opened.strategy,
             plans=tuple(plans),
             deadline_of=lambda root, _: self._deadlines[root],
             roll_closes=self._roll_closes,
             listener=self._signals.append,
             feeds=feeds,
+            on_failure=self._halt,
             scorer=scorer,
         )
         (self._strategy,) = self._cerebro.open(exactbars=1)
 
     # --------------------------------------------------- TradingEngine
 
-    def step(
-        self, closed: SliceClosed, *, is_late: bool = False
-    ) -> tuple[VetoScored | SignalEvaluated | ShadowScored | OrderRequested, ...]:
+    def step(self, closed: SliceClosed, *, is_late: bool = False) -> tuple[Decision, ...]:
         """One turn: every root's evaluation in order of root, then requests, exits first, entries by rank.
 
         A slice without a bar of an active or held contract is no turn and gives ().
@@ -134,13 +134,9 @@ class CerebroEngine:
         self._strategy.is_late = is_late
         self._cerebro.step(closed.ts, bars)
         self._trim()
-        signals: tuple[Signal | ShadowScored, ...] = tuple(self._signals)
-        if self._shadow is not None:
-            signals = tuple(with_shadows(self._signals, self._shadow, self._shadows))
-        self._signals.clear()
-        return (*signals, *self._requested())
+        return self._decided()
 
-    def on_clock(self, ts: Nanos) -> tuple[OrderRequested, ...]:
+    def on_clock(self, ts: Nanos) -> tuple[Decision, ...]:
         """Exits due at `ts`: the auto-close from its deadline on, and repeats of exits that ended unfilled."""
         if not self._broker.positions:
             self._cerebro.require_usable()
@@ -148,7 +144,7 @@ class CerebroEngine:
         self._deliver()
         with self._cerebro.pinned():
             self._strategy.on_clock(ts)
-        return self._requested()
+        return self._decided()
 
     def notify(self, event: Event) -> None:
         """Move the order that `event` is about (the strategy learns of it in the next turn), or reset a root."""
@@ -169,7 +165,7 @@ class CerebroEngine:
                 self._strategy.exit_retry_ns(root),
             )
             for root, held in self._broker.positions.items()
-            if not self._broker.has_open_exit(root)
+            if not self._broker.has_open_exit(root) and not self._strategy.is_halted(root)
         ]
         return Nanos(min(due)) if due else None
 
@@ -241,7 +237,19 @@ class CerebroEngine:
                 for trades in trades_by_id.values():
                     del trades[:-1]
 
+    def _halt(self, root: str, error: Exception) -> None:
+        """The root is left to the account, which closes what it holds: half an evaluation asks for nothing."""
+        self._broker.withdraw(root)
+        self._signals.append(RootHalted(root=root, error=f"{type(error).__name__}: {error}"))
+
     # -------------------------------------------------------- requests
+
+    def _decided(self) -> tuple[Decision, ...]:
+        signals: tuple[Signal | ShadowScored, ...] = tuple(self._signals)
+        if self._shadow is not None:
+            signals = tuple(with_shadows(self._signals, self._shadow, self._shadows))
+        self._signals.clear()
+        return (*signals, *self._requested())
 
     def _requested(self) -> tuple[OrderRequested, ...]:
         orders = self._broker.take_requests()
@@ -381,6 +389,8 @@ class CerebroEngine:
         if carried is not None:
             with self._cerebro.pinned():
                 self._restore(carried)
+            for root in carried.halted:
+                self._strategy.halt(root)
         self._strategy.is_armed = True
 
     def reopen(self, rolls: Sequence[RollDue | ContractRolled]) -> None:
@@ -438,6 +448,7 @@ def build_engine(
     *,
     models: Mapping[str, VetoModel] = MappingProxyType({}),
     shadows: Mapping[str, VetoModel] = MappingProxyType({}),
+    strategy: type[IbsStrategy] = IbsStrategy,
 ) -> CerebroEngine:
     """The engine of one session: warmed up on `tables` without decisions, holding what was carried, armed.
 
@@ -457,6 +468,7 @@ def build_engine(
         rolls,
         feeds=ReferenceFeeds(names, tables=tables, session_start=start) if names else None,
         shadow=_scorer_of(opened, opened.shadows, carried, tables, shadows) if opened.shadows else None,
+        strategy=strategy,
     )
     for reset in carried.resets if carried else ():
         engine.reset(reset)  # the tables hold whole bars only

@@ -55,7 +55,8 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     and sessions end at 17:00 New York on every weekday (early closes are the calendar's: give `deadline_of`).
 
     Without a listener what is evaluated is kept in `signals`. Its feeds must be this
-    package's.
+    package's. With `on_failure` (root, exception) a root whose evaluation raises is told of
+    and never looked at again; without it, in a backtest, the exception ends the run.
     """
 
     params = (
@@ -65,6 +66,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         ("roll_closes", None),
         ("listener", None),
         ("feeds", None),
+        ("on_failure", None),
         ("scorer", None),
         ("ml_model", None),
         ("ml_features", ()),
@@ -136,13 +138,30 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         if self._own is not None:
             self._own.take(self._now)
         for state in self._states:
-            bar = self._take_bar(state) if state.decisions.is_fresh else None
-            if state.holding is not None:
-                self._look_for_exit(state, state.holding, bar)
-            if bar is not None:
-                self._decide(state, bar)
-            elif state.exit_due:
-                self._request_exit(state, self._now, None)
+            self._contained(state, self._evaluate)
+
+    def _contained(self, state: RootState, work: Callable[..., None], *arguments: Any) -> None:
+        """Do `work` for one root. Its failure costs this root and no other, where the engine takes note of it."""
+        if state.is_halted:
+            return
+        try:
+            work(state, *arguments)
+        except MemoryError:
+            raise  # the process's own trouble: another incarnation decides
+        except Exception as error:
+            if self.p.on_failure is None:
+                raise
+            state.is_halted = True
+            self.p.on_failure(state.plan.root, error)
+
+    def _evaluate(self, state: RootState) -> None:
+        bar = self._take_bar(state) if state.decisions.is_fresh else None
+        if state.holding is not None:
+            self._look_for_exit(state, state.holding, bar)
+        if bar is not None:
+            self._decide(state, bar)
+        elif state.exit_due:
+            self._request_exit(state, self._now, None)
 
     def _take_bar(self, state: RootState) -> DecisionBar:
         lines = state.decisions.data.lines
@@ -269,12 +288,24 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     def on_clock(self, ts: Nanos) -> None:
         """Ask for the exits that the time alone demands: the auto-close needs neither bar nor feed."""
         for state in self._states:
-            if state.holding is None:
-                continue
-            if not state.exit_due:
-                self._look_at_clock(state, ts)
-            if state.exit_due:
-                self._request_exit(state, ts, None)
+            self._contained(state, self._exit_by_clock, ts)
+
+    def _exit_by_clock(self, state: RootState, ts: Nanos) -> None:
+        if state.holding is None:
+            return
+        if not state.exit_due:
+            self._look_at_clock(state, ts)
+        if state.exit_due:
+            self._request_exit(state, ts, None)
+
+    def is_halted(self, root: str) -> bool:
+        """True when an evaluation of `root` has failed."""
+        return self._roots[root].is_halted
+
+    def halt(self, root: str) -> None:
+        """An evaluation of `root` had failed before: go on without it."""
+        if root in self._roots:
+            self._roots[root].is_halted = True
 
     def exit_retry_ns(self, root: str) -> Nanos:
         """The earliest moment at which an exit of `root` may be asked for (again)."""
@@ -345,8 +376,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     # -------------------------------------------------- what became of them
 
     def notify_order(self, order: Any) -> None:
+        self._contained(self._roots[order.info.request.root], self._hear, order)
+
+    def _hear(self, state: RootState, order: Any) -> None:
         note: RequestNote = order.info.request
-        state = self._roots[note.root]
         is_suspect = bool(order.info.get("is_ambiguous"))
         if order.alive():
             if is_suspect and note.intent == "entry" and order.ref == state.order_ref:

@@ -200,6 +200,8 @@ class RootState:
         self.last_exit_reason = ""
         self.was_short = False
         """The side of the position that was closed last."""
+        self.is_halted = False
+        """Its evaluation has failed: nothing of it is looked at any more."""
         self.is_reopening = False
         """What a roll has closed may be entered again, at the first decision bar only."""
 

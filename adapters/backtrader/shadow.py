@@ -8,11 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping
 
-from domain.events import ShadowScored, SignalEvaluated, VetoScored
+from domain.events import RootHalted, ShadowScored, SignalEvaluated, VetoScored
 from domain.scorer import Judgement, Scorer
 from domain.units import Nanos
 
-Signal = VetoScored | SignalEvaluated
+Signal = VetoScored | SignalEvaluated | RootHalted
 
 
 def with_shadows(

@@ -9,10 +9,10 @@ from typing import Any
 import pykka
 import pytest
 
-from actors.actor import Failed, Start, SupervisedActor
+from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
 from actors.health import OWED_CLOSES_ENTRIES, OWED_STOPS, STALL_CLOSES_ENTRIES_S, STALL_STOPS_S, judge_backlog
 from actors.sequencer import Sequencer
-from actors.supervisor import INTENSITY, TOTAL_INTENSITY, Supervisor
+from actors.supervisor import INTENSITY, TOTAL_INTENSITY, Begin, ChildSpec, Look, Release, Supervisor
 from adapters.memory import MemoryJournal
 from tests.builders import CODEC, at
 
@@ -26,22 +26,62 @@ class Trial:
         self.journal = MemoryJournal()
         self.stopped = threading.Event()
         self.reasons: list[str] = []
-        sequencer = Sequencer(writer=self.journal, codec=CODEC, subscribers=(), is_simulated=False, now=lambda: at(0))
+        self.born: list[str] = []
+        """By name, each child that has taken its first message."""
+        self.sequencer = Sequencer(
+            writer=self.journal, codec=CODEC, subscribers=(), is_simulated=False, now=lambda: at(0)
+        )
+        self.refs: dict[str, pykka.ActorRef[Any]] = {}
         self.ref = Supervisor.start(
-            children={name: lambda start=start: start(self) for name, start in children.items()},
-            sequencer=sequencer,
+            specs=[self._spec(name, start) for name, start in children.items()],
+            sequencer=self.sequencer,
             on_safe_stop=self._on_safe_stop,
+        )
+
+    def _spec(self, name: str, start: Callable[[Trial], pykka.ActorRef[Any]]) -> ChildSpec:
+        def started() -> pykka.ActorRef[Any]:
+            self.refs[name] = start(self)
+            return self.refs[name]
+
+        return ChildSpec(
+            name=name,
+            start=started,
+            restart="transient" if name == "feed" else "permanent",
+            shutdown_s=LIMIT_S if name != "wedged" else 0.05,
+            followers={"bars": ("strategy",), "leader": ("wedged",)}.get(name, ()),
         )
 
     def _on_safe_stop(self, reason: str) -> None:
         self.reasons.append(reason)
         self.stopped.set()
 
+    def begin(self, *names: str) -> None:
+        for name in names:
+            self.ref.tell(Begin(name))
+        self.settle()
+
+    def settle(self) -> None:
+        """Everything told to the supervisor until now has been handled."""
+        self.ref.ask(Start(), timeout=LIMIT_S)
+
     def crash(self, actor: str) -> None:
         self.ref.tell(Failed(actor, 7, ValueError("planned")))
 
+    def record(self, type: str) -> list[Any]:
+        return [envelope.payload for envelope in self.journal.envelopes() if envelope.type == type]
+
     def count(self, type: str) -> int:
-        return sum(envelope.type == type for envelope in self.journal.envelopes())
+        return len(self.record(type))
+
+    def await_restarts(self, *names: str) -> None:
+        """Wait until these restarts, in this order, are all there are."""
+        end = threading.Event()
+        for _ in range(int(LIMIT_S * 100)):
+            if len(self.record("ActorRestarted")) >= len(names):
+                break
+            end.wait(0.01)
+        self.settle()
+        assert [restarted.actor for restarted in self.record("ActorRestarted")] == list(names)
 
 
 @pytest.fixture(autouse=True)
@@ -50,55 +90,140 @@ def no_actor_is_left() -> Iterator[None]:
     pykka.ActorRegistry.stop_all()
 
 
-class Fragile(SupervisedActor):
-    """Fails at its first message, as a catch-up may."""
+class Child(SupervisedActor):
+    """Fails at its first message when it is to, as a catch-up may; at others it does what they say."""
 
-    def __init__(self, trial: Trial, error: BaseException | None) -> None:
-        super().__init__("fragile", trial.ref.tell)
+    def __init__(self, trial: Trial, name: str = "child", error: BaseException | None = None) -> None:
+        super().__init__(name, self._tell)
         self._error = error
         self._trial = trial
+
+    def _tell(self, report: Any) -> None:
+        if self._trial.ref.is_alive():
+            self._trial.ref.tell(report)
 
     def receive(self, message: Any) -> None:
         if self._error is not None:
             raise self._error
-        self._trial.stopped.set()
+        if callable(message):
+            message()
+        else:
+            self._trial.born.append(self.name)
 
 
-def never_starts(trial: Trial) -> pykka.ActorRef[Any]:
-    raise RuntimeError("no memory")
+def child(name: str, error: BaseException | None = None) -> Callable[[Trial], pykka.ActorRef[Any]]:
+    return lambda trial: Child.start(trial, name, error)
 
 
-def test_a_child_that_cannot_be_started_is_tried_again_and_then_ends_the_process() -> None:
-    trial = Trial(fragile=never_starts)
-    trial.crash("fragile")
+def raise_(error: BaseException) -> None:
+    raise error
+
+
+# ---------------------------------------------------------------- in a start
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no memory"), SystemExit("no memory")])
+def test_a_child_that_cannot_be_started_is_tried_again_and_then_ends_the_process(error: BaseException) -> None:
+    trial = Trial(child=lambda trial: raise_(error))  # type: ignore[arg-type, return-value]  # it never returns
+    trial.begin("child")
     assert trial.stopped.wait(LIMIT_S)
-    assert trial.reasons == [f"fragile crashed {INTENSITY + 1} times in 60 s: RuntimeError: no memory"]
+    assert trial.reasons == [f"child crashed {INTENSITY + 1} times in 60 s: {type(error).__name__}: no memory"]
     assert trial.count("ActorCrashed") == INTENSITY + 1
     assert trial.count("ActorRestarted") == 0
 
 
 @pytest.mark.parametrize("error", [ValueError("poison"), SystemExit(3)])
 def test_a_child_that_fails_in_its_first_message_ends_the_process_in_the_end(error: BaseException) -> None:
-    trial = Trial(fragile=lambda trial: Fragile.start(trial, error))
-    trial.crash("fragile")
+    trial = Trial(child=child("child", error))
+    trial.begin("child")
     assert trial.stopped.wait(LIMIT_S)
     assert f"crashed {INTENSITY + 1} times" in trial.reasons[0]
     assert trial.count("ActorRestarted") == INTENSITY
 
 
-def test_a_child_that_recovers_goes_on() -> None:
-    trial = Trial(fragile=lambda trial: Fragile.start(trial, None))
-    trial.crash("fragile")
-    assert trial.stopped.wait(LIMIT_S), "it has taken its first message"
+class DeadOnArrival(Child):
+    """Pykka logs what `on_start` raises and tells nobody."""
+
+    def on_start(self) -> None:
+        raise ValueError("on_start")
+
+
+def test_a_child_that_dies_in_on_start_is_missed_and_started_again() -> None:
+    lives: list[type[Child]] = [DeadOnArrival, Child]
+    trial = Trial(child=lambda trial: lives.pop(0).start(trial))
+    trial.begin("child")
+    trial.refs["child"].actor_stopped.wait(LIMIT_S)
+    trial.ref.tell(Look())
+    trial.ref.tell(Look())
+    trial.await_restarts("child")
     assert trial.reasons == []
+    assert trial.count("ActorCrashed") == 1
+
+
+# ---------------------------------------------------------------- at work
+
+
+def test_a_child_that_recovers_goes_on() -> None:
+    trial = Trial(child=child("child"))
+    trial.begin("child")
+    trial.refs["child"].tell(lambda: raise_(SystemExit(1)))
+    trial.await_restarts("child")
+    assert trial.record("ActorCrashed")[0].error == "ActorExitError: child asked the process to exit"
+    trial.refs["child"].ask(Start(), timeout=LIMIT_S)
+    assert (trial.born, trial.reasons) == (["child"] * 3, [])
+
+
+def test_only_those_that_follow_a_child_are_started_again_with_it_and_after_it() -> None:
+    trial = Trial(**{name: child(name) for name in ("roll", "bars", "strategy", "execution", "feed")})
+    trial.begin("roll", "bars", "strategy", "execution", "feed")
+    before = dict(trial.refs)
+    trial.refs["bars"].tell(lambda: raise_(ValueError("planned")))
+    trial.await_restarts("bars", "strategy")
+    assert [name for name in trial.refs if trial.refs[name] != before[name]] == ["bars", "strategy"]
+    assert not before["strategy"].is_alive(), "there is one of each"
+    trial.refs["strategy"].tell(lambda: raise_(ValueError("planned")))
+    trial.await_restarts("bars", "strategy", "strategy")
+    assert trial.count("ActorCrashed") == 2, "who is renewed with another has not crashed"
+
+
+def test_a_follower_that_crashes_while_its_leader_is_restarted_is_not_started_twice() -> None:
+    trial = Trial(bars=child("bars"), strategy=child("strategy"))
+    trial.begin("bars", "strategy")
+    may_fail = threading.Event()
+    # The follower is busy when it is asked to stop, and fails then.
+    trial.refs["strategy"].tell(lambda: (may_fail.wait(LIMIT_S), raise_(ValueError("planned"))))
+    trial.refs["bars"].tell(lambda: raise_(ValueError("planned")))
+    may_fail.set()
+    trial.await_restarts("bars", "strategy")
+    alive = [ref for ref in pykka.ActorRegistry.get_by_class(Child) if ref.is_alive()]
+    assert len(alive) == 2
+    assert trial.reasons == []
+
+
+def test_a_follower_that_hangs_ends_the_process() -> None:
+    trial = Trial(leader=child("leader"), wedged=child("wedged"))
+    trial.begin("leader", "wedged")
+    may_go_on = threading.Event()
+    trial.refs["wedged"].tell(lambda: may_go_on.wait(LIMIT_S))
+    trial.refs["leader"].tell(lambda: raise_(ValueError("planned")))
+    assert trial.stopped.wait(LIMIT_S)
+    may_go_on.set()
+    assert trial.reasons == ["wedged did not stop within 0 s"]
+
+
+def test_a_recovery_that_differs_is_not_tried_again() -> None:
+    trial = Trial(child=child("child", RecoveryDivergedError("seq 7")))
+    trial.begin("child")
+    assert trial.stopped.wait(LIMIT_S)
+    assert (trial.count("ActorCrashed"), trial.count("ActorRestarted")) == (1, 0)
 
 
 def test_many_children_that_crash_a_little_are_too_much_together() -> None:
     names = [f"child{number}" for number in range(4)]
-    trial = Trial(**dict.fromkeys(names, lambda trial: Fragile.start(trial, None)))
+    trial = Trial(**{name: child(name) for name in names})
     for number in range(TOTAL_INTENSITY + 1):
         trial.crash(names[number % len(names)])
-    trial.ref.ask(Start(), timeout=LIMIT_S)
+    trial.settle()
     assert trial.reasons == [f"the actors together crashed {TOTAL_INTENSITY + 1} times in 60 s: ValueError: planned"]
 
 
@@ -107,6 +232,37 @@ def test_nobody_trades_without_a_supervisor() -> None:
     trial.crash("unknown")
     assert trial.stopped.wait(LIMIT_S)
     assert trial.reasons[0].startswith("the supervisor itself failed: KeyError")
+
+
+# ---------------------------------------------------------------- in a stop
+
+
+class FailsToStop(Child):
+    def on_stop(self) -> None:
+        raise ValueError("on_stop")
+
+
+def test_a_permanent_child_that_ends_is_started_again_and_a_transient_one_has_done_its_work() -> None:
+    trial = Trial(child=child("child"), feed=child("feed"))
+    trial.begin("child", "feed")
+    for name in ("feed", "child"):
+        trial.refs[name].stop()
+    trial.await_restarts("child")
+    assert [crash.error for crash in trial.record("ActorCrashed")] == ["OurError: it ended without being asked to"]
+
+
+@pytest.mark.parametrize("is_released", [False, True])
+def test_a_failure_in_on_stop_matters_only_to_who_is_still_needed(is_released: bool) -> None:
+    lives: list[type[Child]] = [FailsToStop, Child]
+    trial = Trial(feed=lambda trial: lives.pop(0).start(trial, "feed"))
+    trial.begin("feed")
+    if is_released:
+        trial.ref.tell(Release("feed"))
+    trial.refs["feed"].stop()
+    trial.ref.tell(Look())
+    trial.ref.tell(Look())
+    trial.await_restarts(*([] if is_released else ["feed"]))
+    assert trial.count("ActorCrashed") == (not is_released)
 
 
 @pytest.mark.parametrize(

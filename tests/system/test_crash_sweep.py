@@ -23,6 +23,7 @@ from market import KEY
 from short_session import MARKET, PRODUCTS, REJECTED, STRATEGY, UNTIL
 
 from actors.faults import Crash, Faults, InjectedCrash, Site
+from actors.live import FOLLOWERS
 from actors.machines import SUBSCRIBERS
 from actors.wiring import parse_time
 from adapters.calendar import CmeCalendar
@@ -152,7 +153,7 @@ def trouble(crash: Crash, undisturbed: Run, lines: list[Line], directory: Path) 
     if faults.left or places != [(crash.actor, crash.seq)]:
         return crashed, f"it did not crash there: {places}"
     is_over = [e.type for e in record[-2:]] == ["ActorCrashed", "SessionStopped"]  # nobody needs it any more
-    if restarts(crashed.journal) != {crash.actor: 1} and not is_over:
+    if restarts(crashed.journal) != dict.fromkeys((crash.actor, *FOLLOWERS.get(crash.actor, ())), 1) and not is_over:
         return crashed, f"it did not come back once: {restarts(crashed.journal)}"
     if crashed.accepted != undisturbed.accepted:
         return crashed, "TradersPost took other orders, or one twice"

@@ -33,6 +33,7 @@ from domain.events import (
 from domain.gates import auto_close_deadline
 from domain.ibs import StrategySettings
 from domain.instruments import ContractSpec, ResolvedContract, TradedRoot
+from domain.ports import Decision
 from domain.risk import RiskSettings
 from domain.sessions import EXCHANGE_ZONE, Session, SessionHours, local_time, to_nanos
 from domain.units import HOUR, MINUTE, Nanos, Price
@@ -240,13 +241,13 @@ class Journal:
 
     def __init__(self, engine: CerebroEngine) -> None:
         self.engine = engine
-        self.outputs: list[VetoScored | SignalEvaluated | OrderRequested] = []
+        self.outputs: list[Decision] = []
         self.fills: list[FillAssumed] = []
         self.given: list[Event] = []
         """Every slice and every order event, in the order the engine got them."""
         self._working: list[OrderRequested] = []
 
-    def close(self, closed: SliceClosed) -> tuple[VetoScored | SignalEvaluated | OrderRequested, ...]:
+    def close(self, closed: SliceClosed) -> tuple[Decision, ...]:
         opens = {item.contract: item for item in closed.minutes}
         for request in tuple(self._working):
             if request.contract in opens:
@@ -257,7 +258,7 @@ class Journal:
         self.take(out)
         return out
 
-    def take(self, out: Iterable[VetoScored | SignalEvaluated | OrderRequested]) -> None:
+    def take(self, out: Iterable[Decision]) -> None:
         for event in out:
             self.outputs.append(event)
             if isinstance(event, OrderRequested):
