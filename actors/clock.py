@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
+import structlog
+
 from actors.sequencer import Sequencer
 from domain.events import ClockTicked
 from domain.units import MINUTE, SECOND, Nanos, floor_to
@@ -19,10 +21,33 @@ LEVEL_INTERVAL = SECOND
 LONGEST_SLEEP_S = 0.25
 """Deadlines move while the thread sleeps; it looks again at least this often."""
 
+log = structlog.get_logger()
+
 
 def due_at(deadline: Nanos, last_tick: Nanos) -> Nanos:
     """When `deadline` wants its next tick, given the last one."""
     return deadline if deadline > last_tick else Nanos(last_tick + LEVEL_INTERVAL)
+
+
+class RecordedClock:
+    """The system clock in nanoseconds, but never before what is on record.
+
+    One that stands there at a start is wrong, or was when the record was made. What waits on record (an exit
+    to be sent again) would wait until it had caught up: time goes on from the record instead, for this file.
+    """
+
+    def __init__(self, now: Callable[[], Nanos]) -> None:
+        self._now = now
+        self._ahead = Nanos(0)
+
+    def __call__(self) -> Nanos:
+        return Nanos(self._now() + self._ahead)
+
+    def go_on_from(self, recorded: Nanos) -> None:
+        """`recorded` is the time of the last event."""
+        self._ahead = Nanos(max(0, recorded - self._now()))
+        if self._ahead > SECOND:
+            log.warning("the clock stands before the last event on record", behind_s=self._ahead // SECOND)
 
 
 class RealTimeClock:

@@ -471,7 +471,8 @@ class FeedActor(SupervisedActor):
         self._watch_lag(now)
         is_running = self._memory.status == "live" and not self._is_replaying
         seen = self._time.complete_until(Nanos(time.monotonic_ns())) if is_running else self._time.seen
-        if self._memory.status != "live" and now >= end + DEAD_FEED_GRACE:
+        # One that is only late by our clock says itself when the session is over.
+        if self._memory.status not in ("live", "stale") and now >= end + DEAD_FEED_GRACE:
             reason = "the session ended while the feed was down"
             resets = self._resets(self._memory.ts_event or self._opened.feed_start_ns, end, reason)
             self._publish(FeedStatusChanged(status="gap", reason=reason), *resets)
@@ -493,16 +494,18 @@ class FeedActor(SupervisedActor):
             self._finish(FeedFinished(reason="exhausted", is_exhausted=True))
 
     def _watch_lag(self, now: Nanos) -> None:
-        """`stale` is a feed whose records come late by our clock, until what arrives is recent again."""
+        """`stale` is a feed whose records come late by our clock, until what arrives is recent again.
+
+        Or early: how old a decision is cannot be told by a clock that stands.
+        """
         if self._is_replaying or self._unmapped:
             return
-        if self._memory.status == "stale" and now - self._time.seen < FRESH_LAG:
+        limit = self._opened.risk.feed_lag_s * SECOND
+        if self._memory.status == "stale" and -limit <= now - self._time.seen < FRESH_LAG:
             self._publish(FeedStatusChanged(status="live", reason="caught up"))
-        elif self._memory.status == "live" and self._newest is not None:
-            lag = now - self._newest
-            if lag > self._opened.risk.feed_lag_s * SECOND:
-                reason = f"records come {lag / SECOND:.0f} s late by our clock"
-                self._publish(FeedStatusChanged(status="stale", reason=reason))
+        elif self._memory.status == "live" and self._newest is not None and abs(lag := now - self._newest) > limit:
+            how = f"{lag / SECOND:.0f} s late by" if lag > 0 else f"{-lag / SECOND:.0f} s ahead of"
+            self._publish(FeedStatusChanged(status="stale", reason=f"records come {how} our clock"))
 
     def _refuse_past_data(self) -> None:
         is_first = self._memory.ts_event is None

@@ -20,7 +20,7 @@ import structlog
 
 from actors.actor import Ended, Failed, MachineActor, SupervisedActor
 from actors.alerts import Alerts
-from actors.clock import RealTimeClock
+from actors.clock import RealTimeClock, RecordedClock
 from actors.faults import Faults
 from actors.feed import FeedActor, FeedFinished
 from actors.feed_memory import FeedMemory
@@ -107,6 +107,7 @@ class SessionRun:
         self._children: dict[str, pykka.ActorRef[Any]] = {}
         self._are_entries_open = True
         self._has_write_failed = False
+        self._now = RecordedClock(parts.now)
         codec = RecallingCodec(parts.codec)
         self._recovery = Recovery(parts.machine_parts, codec)
         journal = parts.journals.open(file.path, codec)
@@ -122,7 +123,7 @@ class SessionRun:
             codec=parts.codec,
             subscribers=SUBSCRIBERS,
             is_simulated=plan.is_simulated,
-            now=parts.now,
+            now=self._now,
         )
         self._sequencer.observe(self._memory.fold)
         self._status = Status(tally)
@@ -135,13 +136,15 @@ class SessionRun:
             sequencer=self._sequencer,
             webhook=parts.make_webhook(),
             is_simulated=plan.is_simulated,
-            now=parts.now,
+            now=self._now,
             faults=parts.faults,
             on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"HTTP runner: {error!r}")),
         )
         self._sequencer.observe(self._http.watch)
         self._sequencer.restore(journal, self._recovery.fold)
         journal.close()
+        if not plan.is_simulated:
+            self._now.go_on_from(self._sequencer.now_ns)
         self._is_restart = head.seq > 0
         self._clock: RealTimeClock | None = None
         self._specs = self._child_specs()
@@ -196,7 +199,7 @@ class SessionRun:
         if not self._plan.is_simulated:
             self._clock = RealTimeClock(
                 sequencer=self._sequencer,
-                now=self._parts.now,
+                now=self._now,
                 watermark=self._memory.watermark,
                 each_look=self._guard_backlog,
                 on_failure=lambda error: self._finish(SessionEnd(kind="safe_stop", reason=f"clock: {error!r}")),
@@ -245,7 +248,7 @@ class SessionRun:
             opened=self._file.opened,
             memory=self._memory,
             clock=self._clock,
-            now=self._parts.now,
+            now=self._now,
             until_ns=self._plan.until_ns,
             stopping=self._halting,
             on_finished=self._on_feed_finished,

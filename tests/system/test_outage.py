@@ -42,6 +42,8 @@ class Market:
 
     def __init__(self, *unmapped: str) -> None:
         self.now = at(0)
+        self.skew = Nanos(0)
+        """Of the program's clock."""
         self.ids = dict(IDS)
         self._unmapped = unmapped
         self._is_up, self._is_aged_out = True, False
@@ -147,7 +149,7 @@ def running(tmp_path: Path, *unmapped: str, **strategy: Any) -> Iterator[Running
             roots=("ES", "GC"),
             clock="system",
             source=market,  # type: ignore[arg-type]
-            now=lambda: market.now,
+            now=lambda: Nanos(market.now + market.skew),
             risk=RiskSettings(max_positions=1, price_band_pct=Decimal(100)),
             decision_timeframe="1m",
             exit_after_bars=1,

@@ -1,0 +1,179 @@
+"""A system clock that is wrong by an hour, in real time: decisions keep the feed's time, entries wait, exits leave.
+
+The program's own clock never steps while it runs (`adapters.clock`): a wrong one is met at a start. What the
+parts behind it make of a clock that does step is shown here too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from in_this_process import envelopes, live_in_thread
+from market import assert_replays, environment
+from test_outage import LOW, MIDDLE, START, Market, Running, at
+from test_real_time import RoundTheClock, TwoSessions
+
+from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
+from adapters.traderspost.router import WebhookRouter
+from domain.events import SignalEvaluated
+from domain.ports import Calendar
+from domain.risk import RiskSettings
+from domain.units import HOUR, MINUTE, Nanos
+
+pytestmark = pytest.mark.system
+
+
+@contextmanager
+def trading(
+    directory: Path, market: Market, server: LocalTradersPost, calendar: Calendar = RoundTheClock(START)
+) -> Iterator[Running]:
+    """The program in this market, decided minute by minute; ended in order."""
+    with (
+        LocalTradersPostThread(server) as address,
+        live_in_thread(
+            directory,
+            port=0,
+            key="",
+            calendar=calendar,
+            make_webhook=lambda: WebhookRouter(address.url, is_live=False),
+            roots=("ES", "GC"),
+            clock="system",
+            source=market,  # type: ignore[arg-type]
+            now=lambda: Nanos(market.now + market.skew),
+            risk=RiskSettings(price_band_pct=Decimal(100), stale_flatten_s=60),
+            decision_timeframe="1m",
+            exit_after_bars=1,
+            entry_windows=("00:00-24:00",),
+        ) as live,
+    ):
+        yield Running(market, directory / "journal" / f"{calendar.session_of(START, ()).date}.db")
+        assert live.stop().exit_code == 0
+
+
+@pytest.mark.parametrize(
+    "skew",
+    [pytest.param(HOUR, id="an hour ahead", marks=pytest.mark.soak), pytest.param(Nanos(-HOUR), id="an hour behind")],
+)
+def test_while_the_clock_is_wrong_nothing_is_entered_and_an_exit_leaves(skew: Nanos, tmp_path: Path) -> None:
+    market, server = Market(), LocalTradersPost(clock="request")
+    with trading(tmp_path, market, server) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(0), ES=LOW, GC=MIDDLE)
+        market.trade(at(1), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAccepted")
+        market.trade(at(1, 2), ES=(5_000.0,))
+        market.trade(at(1, 50), ES=MIDDLE, GC=LOW)
+        market.skew = skew
+        for minute in range(2, 6):
+            market.trade(at(minute), ES=MIDDLE, GC=LOW)
+            run.await_type("SliceClosed", minute)
+        run.await_type("OrderAccepted", 2)
+    record = envelopes(run.journal)
+    (stale,) = [e.payload for e in record if e.type == "FeedStatusChanged" and e.payload.status == "stale"]
+    assert stale.reason == f"records come 3600 s {'late by' if skew > 0 else 'ahead of'} our clock"
+    sent = [(e.payload.root, e.payload.intent) for e in record if e.type == "OrderSubmitted"]
+    assert sent == [("ES", "entry"), ("ES", "exit")], "GC was to be entered at the end of every minute"
+    assert not server.ledger().positions
+    minutes = {
+        (s.root, (s.ts - START) // MINUTE) for s in (e.payload for e in record) if isinstance(s, SignalEvaluated)
+    }
+    assert minutes == {(root, minute) for root in ("ES", "GC") for minute in range(1, 6)}, "decided by the feed's time"
+    seen = server.ledger().signals
+    assert {signal_id: signal.accepted for signal_id, signal in seen.items()} == {
+        e.payload.signal_id: 1 for e in record if e.type == "OrderAccepted"
+    }
+    assert [e.ts_ns for e in record] == sorted(e.ts_ns for e in record)
+    assert_replays(run.journal)
+
+
+def test_an_exit_is_retried_by_a_process_whose_clock_stands_an_hour_before_the_record(tmp_path: Path) -> None:
+    market = Market()
+    with trading(tmp_path, market, LocalTradersPost(clock="request")) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(0), ES=LOW, GC=MIDDLE)
+        market.trade(at(1), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAccepted")
+        market.trade(at(1, 2), ES=(5_000.0,))
+        market.trade(at(2), GC=MIDDLE)
+        run.await_type("FillAssumed")
+    market.skew = Nanos(-HOUR)
+    with trading(tmp_path, market, LocalTradersPost(clock="request", faults="500-before-accept@1")) as run:
+        run.await_type("FeedStatusChanged", 2, status="live")
+        market.trade(at(2, 30), ES=MIDDLE, GC=MIDDLE)
+        market.trade(at(3), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderSubmitted", 2)
+        market.trade(at(3, 20), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAccepted", 2)
+    tries = [e.payload for e in envelopes(run.journal, "OrderSubmitted") if e.payload.intent == "exit"]
+    assert [attempt.attempt for attempt in tries] == [1, 2]
+    assert_replays(run.journal)
+
+
+@pytest.mark.soak
+def test_a_clock_that_jumps_over_the_sessions_end_does_not_end_it_while_the_feed_goes_on(tmp_path: Path) -> None:
+    market, calendar = Market(), TwoSessions(at(10, 0))
+    with trading(tmp_path, market, LocalTradersPost(clock="request"), calendar) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(0), ES=MIDDLE, GC=MIDDLE)
+        market.skew = HOUR
+        for minute in range(1, 10):
+            market.trade(at(minute), ES=MIDDLE, GC=MIDDLE)
+            run.await_type("SliceClosed", minute)
+        market.skew = Nanos(0)  # else the next session is refused
+        market.trade(at(10, 5), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("SessionClosed")
+    (day,) = [bar for e in envelopes(run.journal, "SliceClosed") for bar in e.payload.days if bar.root == "ES"]
+    assert day.trades == 10 * len(MIDDLE)
+    assert_replays(run.journal)
+
+
+# ---------------------------------------------------------------- the program's own clock
+
+JUMP = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <time.h>
+/* The system's clock stands an hour later from the second time on that it is asked. */
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *), asked;
+    if (!real) real = (int (*)(clockid_t, struct timespec *))dlsym(RTLD_NEXT, "clock_gettime");
+    int rc = real(clock, now);
+    if (clock == CLOCK_REALTIME && asked++) now->tv_sec += HOURS * 3600;
+    return rc;
+}
+"""
+
+
+JUMPED = """
+import time
+from adapters.clock import SystemClock
+clock = SystemClock()
+print(time.time_ns() - clock.now_ns())
+"""
+
+
+@pytest.mark.parametrize("hours", [1, pytest.param(-1, marks=pytest.mark.soak)])
+def test_the_programs_clock_does_not_follow_a_step_of_the_systems(hours: int, tmp_path: Path) -> None:
+    compiler = shutil.which("cc")
+    if compiler is None or os.uname().sysname != "Linux":
+        pytest.skip("a stepping clock needs a C compiler (cc) and Linux's LD_PRELOAD")
+    (tmp_path / "jump.c").write_text(JUMP)
+    library = tmp_path / "jump.so"
+    source = [tmp_path / "jump.c", "-ldl"]
+    subprocess.run([compiler, "-shared", "-fPIC", f"-DHOURS={hours}", "-o", library, *source], check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", JUMPED],
+        env=environment(LD_PRELOAD=str(library)),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert round(int(ended.stdout) / HOUR) == hours
