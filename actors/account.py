@@ -22,6 +22,7 @@ from domain.events import (
     FeedStatusChanged,
     HistoryLoaded,
     MarketStatusChanged,
+    MessageSkipped,
     OrderRequested,
     RollDue,
     RootHalted,
@@ -120,6 +121,8 @@ class Account:
             case RootHalted(root=root):
                 self.halted |= {root}
                 self.switches = self.switches.commanded("disable", root, self.roots)
+            case MessageSkipped():
+                self.switches = attrs.evolve(self.switches, is_halted=True)
             case SessionStopped():
                 self.was_stopped = True
             case ActorRestarted(actor="process", is_degraded=is_degraded):

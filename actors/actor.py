@@ -19,6 +19,7 @@ import attrs
 import pykka
 
 from actors.faults import Faults
+from actors.machines import Skips, skips_of
 from actors.recovery import Recovered
 from actors.sequencer import Sequencer
 from domain.envelope import Envelope
@@ -49,6 +50,8 @@ class Failed:
     error: BaseException
     ref: pykka.ActorRef[Any] | None = None
     """The incarnation that died; None where there is none yet."""
+    in_hand: Envelope | None = None
+    """The event that it died of: handled and not answered yet."""
 
 
 @attrs.frozen
@@ -75,6 +78,7 @@ class SupervisedActor(pykka.ThreadingActor):
         super().__init__()
         self.name = name
         self.at_seq = 0
+        self.in_hand: Envelope | None = None
         self._report = report
 
     def on_receive(self, message: Any) -> None:
@@ -98,7 +102,7 @@ class SupervisedActor(pykka.ThreadingActor):
         traceback: TracebackType | None,
     ) -> None:
         error = exception_value or OurError("unknown failure")
-        self._report(Failed(self.name, self.at_seq, error, self.actor_ref))
+        self._report(Failed(self.name, self.at_seq, error, self.actor_ref, self.in_hand))
 
 
 def deliver_to(ref: pykka.ActorRef[Any]) -> Callable[[Envelope], None]:
@@ -132,6 +136,7 @@ class MachineActor(SupervisedActor):
         self._open_journal = open_journal
         self._faults = faults
         self._machine = recovered.machine
+        self._skips: Skips = frozenset()
 
     def receive(self, message: Any) -> None:
         if isinstance(message, Start):
@@ -143,9 +148,11 @@ class MachineActor(SupervisedActor):
         self.at_seq = envelope.seq
         self._faults.pause()
         self._faults.reach(self.name, envelope.seq, "before")
+        self.in_hand = envelope
         outputs = self._machine.handle(envelope)
         self._faults.reach(self.name, envelope.seq, "handled")
         self._sequencer.complete(self.name, envelope, outputs, self._machine.next_deadline())
+        self.in_hand = None
         self._faults.reach(self.name, envelope.seq, "published")
 
     def _catch_up(self) -> None:
@@ -162,6 +169,8 @@ class MachineActor(SupervisedActor):
         expected: dict[tuple[int, int], Event] = {}
         # Closed at once, also when this catch-up crashes: an open reader would keep the file from being sealed.
         with contextlib.closing(self._open_journal()) as journal:
+            # What lets it go on without an event stands behind that event.
+            self._skips = skips_of(journal, pending)
             on_file = journal.envelopes(
                 after=recovered_until, until=on_file_until, types=self._machine.kinds, source=self.name
             )
@@ -180,6 +189,11 @@ class MachineActor(SupervisedActor):
             return
         self.at_seq = envelope.seq
         self._faults.reach(self.name, envelope.seq, "catch_up")
+        is_skipped = (self.name, envelope.seq) in self._skips
+        if is_skipped and envelope.seq > answered:
+            self._sequencer.complete(self.name, envelope, (), self._machine.next_deadline())
+        if is_skipped:
+            return
         if envelope.seq > answered:
             self._handle(envelope)
             return

@@ -27,6 +27,7 @@ from domain.events import (
     FeedStatusChanged,
     FillAssumed,
     MarketStatusChanged,
+    MessageSkipped,
     OrderAccepted,
     OrderAmbiguous,
     OrderExpired,
@@ -321,6 +322,12 @@ def _restarted(teller: Teller, event: ActorRestarted) -> Alert:
     return Alert("critical" if event.is_degraded else "warning", "actor process", text)
 
 
+def _skipped(teller: Teller, event: MessageSkipped) -> Alert:
+    text = f"actor {event.actor} goes on without seq {event.seq} ({event.type}), as you allowed: {event.error}"
+    does = "Entries are HALTED until `resume`: look at what that event was first. Exits still leave"
+    return Alert("critical", f"MessageSkipped {event.actor}", f"{text}. {does}")
+
+
 def _entries_closed(teller: Teller, event: EntriesClosed) -> Alert:
     return teller.trouble("entries", "warning", f"no entries: {event.reason}. Exits still leave")
 
@@ -388,6 +395,7 @@ TOLD: Mapping[str, Callable[[Teller, Any], Alert | None]] = {
     "PositionUnwatched": _unwatched,
     "ActorCrashed": _crashed,
     "ActorRestarted": _restarted,
+    "MessageSkipped": _skipped,
     "EntriesClosed": _entries_closed,
     "EntriesOpened": _entries_opened,
     "CommandReceived": _command,

@@ -81,6 +81,7 @@ class Execution:
             "CommandReceived",
             "SessionReconciled",
             "ActorRestarted",
+            "MessageSkipped",
             "SessionStopped",
             "SafeStopRequested",
         }

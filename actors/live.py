@@ -27,7 +27,7 @@ from actors.feed_memory import FeedMemory
 from actors.health import STALL_STOPS_S, Health, judge_backlog
 from actors.heartbeat import Heartbeat
 from actors.http_runner import HttpRunner
-from actors.machines import SUBSCRIBERS, MachineParts
+from actors.machines import SUBSCRIBERS, MachineParts, skips_of
 from actors.opening import LivePlan, OpenedFile, Opener
 from actors.operator import OperatorDesk
 from actors.recovery import Recovery
@@ -109,8 +109,8 @@ class SessionRun:
         self._has_write_failed = False
         self._now = RecordedClock(parts.now)
         codec = RecallingCodec(parts.codec)
-        self._recovery = Recovery(parts.machine_parts, codec)
         journal = parts.journals.open(file.path, codec)
+        self._recovery = Recovery(parts.machine_parts, codec, skips_of(journal))
         head = journal.head()
         self._writer = parts.journals.writer(
             file.path,
@@ -223,6 +223,7 @@ class SessionRun:
                 restart="permanent",
                 shutdown_s=QUIESCE_S,
                 followers=FOLLOWERS.get(name, ()),
+                poison="skip" if name in self._plan.skip_poison else "stop",
             )
             for name, _ in SUBSCRIBERS
         )

@@ -6,7 +6,7 @@ never changes: it is part of what a journal means.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 
 import attrs
 
@@ -15,13 +15,22 @@ from actors.execution import Execution
 from actors.roll_supervisor import RollSupervisor
 from actors.strategy import Strategy
 from domain.envelope import Envelope
-from domain.events import Event
-from domain.ports import EngineFactory, Machine, OrderPayload
+from domain.events import Event, MessageSkipped
+from domain.ports import EngineFactory, JournalReader, Machine, OrderPayload
 
 SUBSCRIBERS: tuple[tuple[str, frozenset[str]], ...] = tuple(
     (machine.name, machine.kinds) for machine in (RollSupervisor, BarAggregator, Strategy, Execution)
 )
 """(name, kinds) of every machine, in order of rank."""
+
+Skips = Collection[tuple[str, int]]
+"""(actor, seq) of the events that an actor goes on without."""
+
+
+def skips_of(journal: JournalReader, pending: Iterable[Envelope] = ()) -> Skips:
+    """What MessageSkipped says in a file and what is not in it yet, to be known before its first event is handled."""
+    recorded = (envelope.payload for envelope in (*journal.envelopes(types={"MessageSkipped"}), *pending))
+    return frozenset((event.actor, event.seq) for event in recorded if isinstance(event, MessageSkipped))
 
 
 @attrs.frozen(kw_only=True)
@@ -44,7 +53,9 @@ class MachineParts:
 class MachineSet:
     """One of each machine, driven in one thread in order of rank."""
 
-    def __init__(self, parts: MachineParts) -> None:
+    def __init__(self, parts: MachineParts, skips: Skips = frozenset()) -> None:
+        """`skips`: the file's, which the machines must not be given."""
+        self._skips = skips
         self.roll = RollSupervisor()
         self.bars = BarAggregator()
         self.strategy = Strategy(parts.build_engine)
@@ -57,5 +68,6 @@ class MachineSet:
 
     def handle(self, envelope: Envelope) -> list[tuple[str, tuple[Event, ...]]]:
         """What each machine answers to `envelope`: (name, outputs), those without outputs left out."""
-        answers = ((m.name, m.handle(envelope)) for m in self._by_kind.get(envelope.type, ()))
+        machines = self._by_kind.get(envelope.type, ())
+        answers = ((m.name, m.handle(envelope)) for m in machines if (m.name, envelope.seq) not in self._skips)
         return [(name, outputs) for name, outputs in answers if outputs]

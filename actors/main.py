@@ -94,6 +94,12 @@ def cli(ctx: click.Context, log_level: str) -> None:
 @click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of the config's journal_dir.")
 @click.option("--seed", type=SEED, default=1, show_default=True, help="Seed of the simulated market.")
 @click.option("--crash", multiple=True, metavar="ACTOR@SEQ", help="Crash this actor once, on purpose.")
+@click.option(
+    "--skip-poison",
+    multiple=True,
+    type=click.Choice(["bars", "strategy"]),
+    help="Let this actor go on without an event of the market that crashes it each time; entries are then halted.",
+)
 @click.option("--jitter-ms", type=click.FloatRange(0, 1000), default=0.0, help="Random pauses in every actor: a trial.")
 @click.pass_obj
 def live(log_level: str, /, **options: Any) -> None:

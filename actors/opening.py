@@ -16,7 +16,7 @@ import structlog
 
 from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.contract_choice import SessionContracts, asked_symbols, choose_contracts, dated
-from actors.machines import MachineParts, MachineSet
+from actors.machines import MachineParts, MachineSet, skips_of
 from actors.warm_up import ExtendHistory, as_left, lacking_bars, lacking_gates, lacking_inputs, without_overtaken
 from domain.errors import JournalBroken, JournalUnreadable, OperatorError
 from domain.events import Event, HistoryLoaded, SessionOpened, StateCarried
@@ -56,6 +56,8 @@ class LivePlan:
     shadows: tuple[ModelRecord, ...] = ()
     required_reference_feeds: tuple[str, ...] = ()
     until_ns: Nanos | None = None
+    skip_poison: tuple[str, ...] = ()
+    """Actors that the operator lets go on without an event of the market that crashes them each time."""
 
     @property
     def is_simulated(self) -> bool:
@@ -174,7 +176,7 @@ class Opener:
     def _inherit(self, path: Path, file_sha256: str | None) -> Inheritance:
         journal = self.journals.open(path)
         try:
-            machines = MachineSet(self.parts_of(opening_of(journal)))
+            machines = MachineSet(self.parts_of(opening_of(journal)), skips_of(journal))
             return carry_forward(journal, journal.head(), machines, file_sha256=file_sha256)
         finally:
             journal.close()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from actors.machines import MachineParts
+from actors.machines import MachineParts, Skips
 from actors.replay import RecallingCodec
 from domain.envelope import Envelope
 from domain.events import Event
@@ -42,7 +42,8 @@ class _Recovering:
 class Recovery:
     """The machines of a file. Read it through `codec`: what they have just decided is then not decoded again."""
 
-    def __init__(self, parts: MachineParts, codec: RecallingCodec) -> None:
+    def __init__(self, parts: MachineParts, codec: RecallingCodec, skips: Skips = frozenset()) -> None:
+        self._skips = skips
         self._factories = parts.factories()
         self._codec = codec
         self._seq = 0
@@ -71,7 +72,7 @@ class Recovery:
             again = one.expected.pop((envelope.cause, envelope.idx), None)
             if again is None or again[1] != envelope.payload:
                 return False
-        if envelope.type in one.machine.kinds:
+        if envelope.type in one.machine.kinds and (one.name, envelope.seq) not in self._skips:
             try:
                 for idx, event in enumerate(one.machine.handle(envelope)):
                     self._codec.encode(event)

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from actors.guards import OutsideWorldError, outside_world_forbidden
-from actors.machines import SUBSCRIBERS, MachineParts, MachineSet
+from actors.machines import SUBSCRIBERS, MachineParts, MachineSet, Skips
 from domain.envelope import Envelope, event_time
 from domain.events import EVENT_VERSIONS, Event, SessionOpened
 from domain.ports import Codec
@@ -118,14 +118,22 @@ class _Expected:
 
 
 def replay(
-    envelopes: Iterable[Envelope], *, parts: MachineParts, codec: Codec, is_finished: bool, until: int | None = None
+    envelopes: Iterable[Envelope],
+    *,
+    parts: MachineParts,
+    codec: Codec,
+    is_finished: bool,
+    until: int | None = None,
+    skips: Skips = frozenset(),
 ) -> ReplayResult:
     """Re-decide a file. `is_finished`: the file was left in order, so nothing may be missing at its end.
+
+    `skips` are the file's own (`skips_of`): what an actor had gone on without.
 
     `until` stops after that seq (nothing is expected beyond it). Clock, randomness, environment and
     sockets raise meanwhile: a decision that needs them is a divergence.
     """
-    replayer = _Replayer(parts, codec)
+    replayer = _Replayer(parts, codec, skips)
     divergence: Divergence | None = None
     with outside_world_forbidden():
         for envelope in envelopes:
@@ -142,10 +150,10 @@ def replay(
 class _Replayer:
     """The machines and what they have decided so far."""
 
-    def __init__(self, parts: MachineParts, codec: Codec) -> None:
+    def __init__(self, parts: MachineParts, codec: Codec, skips: Skips) -> None:
         self.counts = {"events": 0, "inputs": 0, "compared": 0, "decisions": 0, "orders": 0}
         self.opened: SessionOpened | None = None
-        self._machines = MachineSet(parts)
+        self._machines = MachineSet(parts, skips)
         self._expected = _Expected(codec)
 
     def step(self, envelope: Envelope) -> Divergence | None:

@@ -26,8 +26,9 @@ import structlog
 
 from actors.actor import Ended, Failed, RecoveryDivergedError, Start, SupervisedActor
 from actors.sequencer import Sequencer
+from domain.envelope import Envelope
 from domain.errors import OurError
-from domain.events import ActorCrashed, ActorRestarted
+from domain.events import ActorCrashed, ActorRestarted, MessageSkipped
 
 INTENSITY = 5
 TOTAL_INTENSITY = 15
@@ -35,6 +36,10 @@ INTENSITY_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.01
 BACKOFF_CAP_S = 5.0
 """Small against the window: waiting must not hide an actor that crashes again and again."""
+POISON_AFTER = 3
+"""An event that has crashed an actor so often in a row is what is wrong."""
+SKIPPABLE = frozenset({"TradesReceived", "SliceClosed", "ClockTicked"})
+"""The market and the time. Never what opens a session or carries an order, its outcome, or a command."""
 
 StartChild = Callable[[], pykka.ActorRef[SupervisedActor]]
 """Starts one incarnation of a child."""
@@ -54,6 +59,8 @@ class ChildSpec:
     """It has this long to stop when it is asked to."""
     followers: tuple[str, ...] = ()
     """Acted on what it said: started again after it, in this order."""
+    poison: Literal["stop", "skip"] = "stop"
+    """An event that crashes it each time ends the process; or it goes on without, where the operator has said so."""
 
 
 @attrs.frozen
@@ -90,6 +97,8 @@ class _Child:
     crashes: deque[float] = attrs.field(factory=deque)
     restart: _Restart | None = None
     """What is waited for before it is started again."""
+    poison: tuple[int, int] = (0, 0)
+    """The event that it last died of, and how often in a row."""
     is_missed: bool = False
     """It was gone at the last look, and nothing had been heard of it."""
     is_released: bool = False
@@ -153,15 +162,28 @@ class Supervisor(pykka.ThreadingActor):
         if child.is_released or (failed.ref is not None and failed.ref != child.ref):
             return  # of an incarnation that has its successor, or needs none
         child.ref = None
+        culprit = self._culprit(child, failed.in_hand, error)
         of_child = _note(child.crashes)
         of_all = _note(self._all_crashes)
         if of_child > INTENSITY or of_all > TOTAL_INTENSITY:
             who, times = (failed.actor, of_child) if of_child > INTENSITY else ("the actors together", of_all)
-            self._on_safe_stop(f"{who} crashed {times} times in {INTENSITY_WINDOW_S:.0f} s: {error}")
+            self._on_safe_stop(f"{who} crashed {times} times in {INTENSITY_WINDOW_S:.0f} s: {error}{culprit}")
             return
         child.restart = _Restart(failed.actor, failed.at_seq)
         delay_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** (of_child - 1)) * random.uniform(0.5, 1.0)
         threading.Timer(delay_s, _tell_if_alive, (self.actor_ref, child.restart)).start()
+
+    def _culprit(self, child: _Child, in_hand: Envelope | None, error: str) -> str:
+        """In words, an event that it has died of again and again; empty when there is none. It may be skipped."""
+        if in_hand is None:
+            return ""
+        seq, times = child.poison
+        times = times + 1 if seq == in_hand.seq else 1
+        child.poison = in_hand.seq, times
+        if times == POISON_AFTER and child.spec.poison == "skip" and in_hand.type in SKIPPABLE:
+            skipped = MessageSkipped(actor=child.spec.name, seq=in_hand.seq, type=in_hand.type, error=error)
+            self._sequencer.publish(skipped, source="supervisor")
+        return f"; {times} times at seq {in_hand.seq}, {in_hand.type}" if times >= POISON_AFTER else ""
 
     def _on_ended(self, ended: Ended) -> None:
         child = self._children[ended.actor]

@@ -647,6 +647,20 @@ class ActorRestarted:
 
 @event()
 @attrs.frozen(kw_only=True)
+class MessageSkipped:
+    """`actor` goes on without the event at `seq`, which crashed it each time; so does every replay.
+
+    The operator had allowed it. Entries are halted until `resume`: what is decided from here on lacks that event.
+    """
+
+    actor: str
+    seq: int
+    type: str
+    error: str
+
+
+@event()
+@attrs.frozen(kw_only=True)
 class EntriesClosed:
     """No entries until `EntriesOpened` (a stalled writer, an operator)."""
 
@@ -766,6 +780,7 @@ Event = (
     | ContractRolled
     | ActorCrashed
     | ActorRestarted
+    | MessageSkipped
     | EntriesClosed
     | EntriesOpened
     | SafeStopRequested
@@ -781,6 +796,6 @@ Outcome = OrderAccepted | OrderRejected | OrderAmbiguous | OrderNotSent
 HTTP_SOURCE = "execution.http"
 """Source of what an attempt or a probe has come to; its cause is what was sent."""
 SUPERVISION_TYPES = frozenset(
-    {"ActorCrashed", "ActorRestarted", "FeedStatusChanged", "SafeStopRequested", "SessionStopped"}
+    {"ActorCrashed", "ActorRestarted", "FeedStatusChanged", "MessageSkipped", "SafeStopRequested", "SessionStopped"}
 )
 """Events about the running of the program: they may differ between two runs of the same market."""

@@ -68,6 +68,7 @@ class LiveRequest:
     journal_dir: Path | None
     seed: int
     crash: tuple[str, ...]
+    skip_poison: tuple[str, ...]
     jitter_ms: float
 
 
@@ -106,6 +107,7 @@ def live_command(request: LiveRequest) -> int:
         shadows=shadows.records,
         required_reference_feeds=config.required_reference_feeds,
         until_ns=until_ns,
+        skip_poison=request.skip_poison,
     )
     with ExitStack() as stack:
         alerts = stack.enter_context(running_alerts(config))

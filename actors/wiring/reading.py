@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from actors.machines import skips_of
 from actors.opening import opening_of
 from actors.replay import RecallingCodec, replay
 from actors.report import RunningProgram, SegmentReplay, replay_report, replay_words
@@ -76,6 +77,7 @@ def replay_command(file: Path, *, as_json: bool, until: int | None, models_dir: 
                 codec=codec,
                 is_finished=journal.head().status == "closed",
                 until=until if path == paths[-1] else None,
+                skips=skips_of(journal),
             )
         digests = {root: bundle.digest for root, bundle in models.items()}
         replayed.append(SegmentReplay(name=path.name, result=result, models=digests))

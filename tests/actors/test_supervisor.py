@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,11 +11,14 @@ import pykka
 import pytest
 
 from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
+from actors.carry import fresh_state
 from actors.health import OWED_CLOSES_ENTRIES, OWED_STOPS, STALL_CLOSES_ENTRIES_S, STALL_STOPS_S, judge_backlog
 from actors.sequencer import Sequencer
-from actors.supervisor import INTENSITY, TOTAL_INTENSITY, Begin, ChildSpec, Look, Release, Supervisor
+from actors.supervisor import INTENSITY, POISON_AFTER, TOTAL_INTENSITY, Begin, ChildSpec, Look, Release, Supervisor
 from adapters.memory import MemoryJournal
-from tests.builders import CODEC, at
+from domain.envelope import Envelope
+from domain.events import ClockTicked, CommandReceived, Event, TradesReceived
+from tests.builders import CODEC, Record, at, request_of, trades_of
 
 LIMIT_S = 30.0
 
@@ -47,6 +51,7 @@ class Trial:
             name=name,
             start=started,
             restart="transient" if name == "feed" else "permanent",
+            poison="skip" if name == "allowed" else "stop",
             shutdown_s=LIMIT_S if name != "wedged" else 0.05,
             followers={"bars": ("strategy",), "leader": ("wedged",)}.get(name, ()),
         )
@@ -64,8 +69,8 @@ class Trial:
         """Everything told to the supervisor until now has been handled."""
         self.ref.ask(Start(), timeout=LIMIT_S)
 
-    def crash(self, actor: str) -> None:
-        self.ref.tell(Failed(actor, 7, ValueError("planned")))
+    def crash(self, actor: str, in_hand: Envelope | None = None) -> None:
+        self.ref.tell(Failed(actor, 7, ValueError("planned"), in_hand=in_hand))
 
     def record(self, type: str) -> list[Any]:
         return [envelope.payload for envelope in self.journal.envelopes() if envelope.type == type]
@@ -189,11 +194,15 @@ def test_only_those_that_follow_a_child_are_started_again_with_it_and_after_it()
 def test_a_follower_that_crashes_while_its_leader_is_restarted_is_not_started_twice() -> None:
     trial = Trial(bars=child("bars"), strategy=child("strategy"))
     trial.begin("bars", "strategy")
-    may_fail = threading.Event()
-    # The follower is busy when it is asked to stop, and fails then.
-    trial.refs["strategy"].tell(lambda: (may_fail.wait(LIMIT_S), raise_(ValueError("planned"))))
+    inbox = trial.refs["strategy"].actor_inbox
+
+    def fail_when_asked_to_stop() -> None:
+        while not inbox.qsize():  # type: ignore[attr-defined]  # Pykka's is queue.Queue
+            time.sleep(0.001)
+        raise ValueError("planned")
+
+    trial.refs["strategy"].tell(fail_when_asked_to_stop)
     trial.refs["bars"].tell(lambda: raise_(ValueError("planned")))
-    may_fail.set()
     trial.await_restarts("bars", "strategy")
     alive = [ref for ref in pykka.ActorRegistry.get_by_class(Child) if ref.is_alive()]
     assert len(alive) == 2
@@ -232,6 +241,52 @@ def test_nobody_trades_without_a_supervisor() -> None:
     trial.crash("unknown")
     assert trial.stopped.wait(LIMIT_S)
     assert trial.reasons[0].startswith("the supervisor itself failed: KeyError")
+
+
+# ---------------------------------------------------------------- at the same event
+
+TRADES, TICK = TradesReceived(trades=trades_of(("ESM4", at(0), 0, 1))), ClockTicked(ts=at(0), watermark=at(0))
+
+
+@pytest.mark.parametrize(
+    ("actor", "event", "times", "skipped"),
+    [
+        ("allowed", TRADES, POISON_AFTER, 1),
+        ("allowed", TICK, POISON_AFTER, 1),
+        ("allowed", TRADES, POISON_AFTER - 1, 0),
+        ("child", TRADES, POISON_AFTER, 0),
+        # What carries an order, or the state, never.
+        ("allowed", request_of(), POISON_AFTER, 0),
+        ("allowed", fresh_state(), POISON_AFTER, 0),
+        ("allowed", CommandReceived(command="halt"), POISON_AFTER, 0),
+    ],
+)
+def test_an_event_is_skipped_only_when_it_may_be_and_has_crashed_the_actor_again_and_again(
+    actor: str, event: Event, times: int, skipped: int
+) -> None:
+    trial, poison = Trial(allowed=child("allowed"), child=child("child")), Record().put(event)
+    for _ in range(times):
+        trial.crash(actor, poison)
+    trial.settle()
+    said = [(each.actor, each.seq, each.error) for each in trial.record("MessageSkipped")]
+    assert said == [(actor, poison.seq, "ValueError: planned")] * skipped
+
+
+def test_crashes_at_different_events_are_no_poison() -> None:
+    trial, record = Trial(allowed=child("allowed")), Record()
+    one, other = record.put(TRADES), record.put(TRADES)
+    for poison in (one, other, one, other, None):
+        trial.crash("allowed", poison)
+    trial.settle()
+    assert trial.count("MessageSkipped") == 0
+
+
+def test_a_safe_stop_names_the_event_that_was_the_poison() -> None:
+    trial, poison = Trial(child=child("child")), Record().put(TRADES)
+    for _ in range(INTENSITY + 1):
+        trial.crash("child", poison)
+    assert trial.stopped.wait(LIMIT_S)
+    assert trial.reasons[0].endswith(f"ValueError: planned; {INTENSITY + 1} times at seq 1, TradesReceived")
 
 
 # ---------------------------------------------------------------- in a stop

@@ -14,6 +14,7 @@ from actors.alerts import Alerts
 from actors.faults import Crash, Faults
 from actors.health import Health
 from actors.live import LiveParts, LiveResult, run_live
+from actors.machines import MachineParts
 from actors.opening import LivePlan, Opener
 from actors.warm_up import ExtendHistory, as_left
 from actors.wiring import MACHINE_PARTS, VERSION, code_digest
@@ -97,6 +98,8 @@ def live_in_thread(
     universe: tuple[TradedRoot, ...] | None = None,
     emergency_dir: Path | None = None,
     health: Health | None = None,
+    machine_parts: MachineParts = MACHINE_PARTS,
+    skip_poison: tuple[str, ...] = (),
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
@@ -115,6 +118,7 @@ def live_in_thread(
         config_digest="",
         libraries={},
         until_ns=until_ns,
+        skip_poison=skip_poison,
     )
     codec = Codec()
     journals = SqliteJournals(directory / "journal", codec, emergency_dir=emergency_dir)
@@ -127,7 +131,7 @@ def live_in_thread(
         codec=codec,
         source=source,
         make_webhook=make_webhook,
-        machine_parts=MACHINE_PARTS,
+        machine_parts=machine_parts,
         now=now,
         faults=faults or Faults(crashes),
         alerts=alerts,
@@ -138,7 +142,7 @@ def live_in_thread(
         journals=journals,
         calendar=calendar,
         source=source,
-        parts_of=lambda opened: MACHINE_PARTS,
+        parts_of=lambda opened: machine_parts,
         load_history=lambda session: HistoryLoaded(tables=()),
         now=parts.now,
         extend_history=extend_history,

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from actors.machines import MachineParts, skips_of
 from actors.replay import replay
 from actors.wiring import MACHINE_PARTS
 from adapters.sqlite.codec import Codec
@@ -53,14 +54,14 @@ def restarts(path: Path) -> Counter[str]:
         return Counter(e.payload.actor for e in journal.envelopes(types={"ActorRestarted"}))
 
 
-def not_decided_again(path: Path) -> str:
+def not_decided_again(path: Path, parts: MachineParts = MACHINE_PARTS) -> str:
     """Verify and replay a file that was left in order: empty when identical, else the first difference.
 
     Replay forbids the outside world to its whole process: call it where nothing else runs.
     """
     with JournalFile(path, Codec()) as journal:
         journal.verify()
-        result = replay(journal.envelopes(), parts=MACHINE_PARTS, codec=Codec(), is_finished=True)
+        result = replay(journal.envelopes(), parts=parts, codec=Codec(), is_finished=True, skips=skips_of(journal))
     return "" if result.divergence is None else str(result.divergence)
 
 

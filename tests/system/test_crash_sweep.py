@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -63,6 +64,9 @@ def run(
     gateway_faults: str = "",
     queue_limit: int = 65_536,
     watch: Callable[[FeedSource], FeedSource] = lambda source: source,
+    until: str = UNTIL,
+    exit_code: int = 0,
+    **more: Any,
 ) -> Run:
     """The short session, with a gateway and a TradersPost of its own."""
     with (
@@ -77,13 +81,14 @@ def run(
             roots=tuple(PRODUCTS),
             faults=faults,
             risk=RiskSettings(max_positions=2),
-            until_ns=parse_time(UNTIL),
+            until_ns=parse_time(until),
             queue_limit=queue_limit,
             watch=watch,
             **STRATEGY,
+            **more,
         ) as running,
     ):
-        assert running.result().exit_code == 0
+        assert running.result().exit_code == exit_code
         accepted = {signal: record.accepted for signal, record in server.ledger().signals.items()}
     (journal,) = (directory / "journal").glob("*.db")
     return Run(journal, accepted)

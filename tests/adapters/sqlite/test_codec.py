@@ -321,6 +321,7 @@ EVENTS: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "halted": many(TEXT),
     },
     "RootHalted": {"root": TEXT, "error": TEXT},
+    "MessageSkipped": {"actor": TEXT, "seq": INT64, "type": TEXT, "error": TEXT},
     "RootReset": REASON | {"root": TEXT, "since": INT64},
     "RootStatusChanged": REASON | {"root": TEXT, "status": st.sampled_from(["live", "stale"])},
     "MarketStatusChanged": {"status": st.sampled_from(["trading", "market_silent"]), "since": INT64},
