@@ -7,7 +7,8 @@ followed by the next session. Live, paper and demo files never mix in one direct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import datetime as dt
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -87,6 +88,8 @@ class Opener:
     load_history: Callable[[Session], HistoryLoaded]
     now: Callable[[], Nanos]
     extend_history: ExtendHistory = as_left
+    roots_on: Callable[[Sequence[TradedRoot], dt.date], tuple[TradedRoot, ...]] = lambda roots, _: tuple(roots)
+    """The plan's roots with the specs of a session."""
 
     def first(self) -> OpenedFile:
         """The file to start with."""
@@ -295,7 +298,7 @@ class Opener:
             libraries=dict(sorted(plan.libraries.items())),
             strategy=plan.strategy,
             risk=plan.risk,
-            roots=plan.roots,
+            roots=self.roots_on(plan.roots, session.date),
             contracts=chosen.contracts,
             mappings=chosen.mappings,
             feed_start_ns=feed_start_ns,

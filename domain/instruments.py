@@ -10,7 +10,7 @@ session date, never from the clock: GCZ3 in October 2013 is December 2013.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -99,6 +99,24 @@ class ContractSpec:
     @property
     def tick_value(self) -> Decimal:
         return Decimal(self.tick_size).scaleb(-9) * self.multiplier
+
+
+@attrs.frozen(kw_only=True)
+class DatedSpec:
+    """A product's spec from a session on, until the next one."""
+
+    valid_from: dt.date
+    """The first session that it holds in; `dt.date.min` for one that has always held."""
+    spec: ContractSpec
+
+
+def spec_on(specs: Sequence[DatedSpec], date: dt.date) -> ContractSpec:
+    """The spec of the session `date`, of `specs` in their order; before the first one that one.
+
+    A product that was not listed yet has no other: recorded days may be ordered in it all the same, on paper.
+    """
+    held = [dated for dated in specs if dated.valid_from <= date]
+    return (held or specs[:1])[-1].spec
 
 
 RollRule = Literal["vendor", "volume", "calendar"]

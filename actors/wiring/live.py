@@ -41,6 +41,7 @@ from adapters.config import (
 )
 from adapters.log import configure_logging, redact_tracebacks, set_log_session
 from adapters.operator_socket import OperatorServer
+from adapters.products import roots_on
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.directory import SqliteJournals
 from adapters.status_file import write_status
@@ -154,6 +155,7 @@ def live_command(request: LiveRequest) -> int:
             ),
             load_history=load_history,
             now=parts.now,
+            roots_on=roots_on,
             extend_history=_stored_history(config, calendar),
         )
         result = _run(plan, parts, opener, stopping)

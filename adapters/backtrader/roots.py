@@ -26,8 +26,8 @@ WINDOW_BARS = 250
 class RootPlan:
     """What the strategy trades of one root.
 
-    `tick_size` is the data product's; `held_contracts` are older contracts that a carried
-    position or order is in: each has a minute feed of its own, which drives its stops.
+    `tick_size` is the order product's, on whose grid prices are asked. `held_contracts` are older contracts that a
+    carried position or order is in: each has a minute feed of its own, which drives its stops.
     """
 
     root: str
@@ -57,7 +57,7 @@ def plans_of(opened: SessionOpened, carried: StateCarried | None) -> tuple[RootP
                     root=root.root,
                     contract=contract,
                     quantity=root.quantity,
-                    tick_size=root.data_spec.tick_size,
+                    tick_size=root.order_spec.tick_size,
                     multiplier=root.order_spec.multiplier,
                     held_contracts=tuple(held.pop(root.root, ())),
                     hours=opened.session.hours_of(root.root),
