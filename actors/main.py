@@ -161,16 +161,39 @@ def simulate(seed: int, count: int, faults: str, as_json: bool) -> None:
 
 
 @cli.command()
+@click.argument("roots", nargs=-1, metavar="[ROOT]...")
+@click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="FILE...", help="Minute bars (DBN).")
 @click.option("--demo", is_flag=True, help="On the simulated market, for the roots of the demo.")
-@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the market and of the forests.")
-@click.option("--sessions", type=click.IntRange(10), default=120, show_default=True, help="Before the demo's.")
-@click.option("--models-dir", type=click.Path(path_type=Path), help="Where the bundles go. Default: models/bundles.")
+@click.option("--config", type=click.Path(path_type=Path), help="Default: as for live, else the shipped settings.")
+@click.option("--features", default="", metavar="NAME,NAME...", help="Default: the demo's, as far as the files go.")
+@click.option("--grid", type=click.Choice(["small", "wide"]), default="small", show_default=True)
+@click.option("--min-trades", type=click.IntRange(1), default=30, show_default=True, help="That a threshold leaves.")
+@click.option("--leak-checks", type=click.IntRange(1), default=3, show_default=True, help="Runs on cut data, per root.")
+@click.option("--force", is_flag=True, help="Write bundles that are not better than no veto too.")
+@click.option("--seed", type=SEED, default=1, show_default=True, help="Of the forests, and the demo's market.")
+@click.option("--sessions", type=click.IntRange(10), default=120, show_default=True, help="Demo only: before its own.")
+@click.option(
+    "--models-dir",
+    type=click.Path(path_type=Path),
+    help="For the bundles. Default: WORK_DIR/bundles; demo: models/bundles.",
+)
+@click.option(
+    "--work-dir",
+    type=click.Path(path_type=Path),
+    default="training",
+    show_default=True,
+    help="For the cards and what is finished.",
+)
 @click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per core.")
-def train(**options: Any) -> None:
-    """Train the veto's models and report them on sessions that they have not seen."""
+def train(*, features: str, **options: Any) -> None:
+    """Train the veto of each ROOT and report it on sessions that it has not seen.
+
+    Exit 0 when every bundle was written, 1 when one was refused, 2 for data that will not do.
+    """
     from actors.wiring.training import TrainRequest, train_command
 
-    train_command(TrainRequest(**options))
+    names = tuple(name.strip() for name in features.split(",") if name.strip())
+    sys.exit(train_command(TrainRequest(features=names, **options)))
 
 
 # ---------------------------------------------------------------- servers

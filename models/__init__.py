@@ -1,4 +1,4 @@
-"""The Random Forest veto: bundles and their loader (`bundle`, `manifest`), the forest walk (`forest`).
+"""The Random Forest veto: bundles and their loader (`bundle`, `manifest`), the forest walk (`forest`), its training.
 
 Importing this package does not import scikit-learn or joblib: scoring needs neither.
 """

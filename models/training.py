@@ -1,297 +1,170 @@
-"""From recorded decisions to a bundle: rows, purged walk-forward, threshold, untouched hold-out.
+"""One root, from candidates to a forest with its threshold and what it was worth on sessions never looked at.
 
-The rows come from journals: a session is run with a model that lets every entry pass
-(`PassEverything`), so that each row holds what the veto would have been asked, as the live
-machines computed it, and what became of the entry by the live rules of fills and costs.
+Everything is fixed on the sessions before the hold-out (`validation`, `search`); then the hold-out is looked
+at once, with and without the veto. A model is *better than no veto* only when all of these hold there:
 
-Order of time is kept everywhere: sessions are cut into blocks, a fold trains on what had
-ended before its block began, the threshold is chosen on those folds alone, and the last
-sessions are looked at once, when everything is fixed. A result that is no better than
-"no veto" is reported as such.
+* enough trades pass to say anything,
+* their net P&L is above that of all trades,
+* the mean P&L of those that pass exceeds the mean of all by more than chance explains: the lower end of a
+  99 % bootstrap interval over whole sessions is above 0. (Net P&L alone is no proof: where trades lose on
+  average, letting fewer of them pass "wins" with any model.)
 """
 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from domain.envelope import Envelope
-from domain.errors import OperatorError, OurError
-from domain.events import FillAssumed, OrderRequested, SessionOpened, VetoScored
-from domain.features import BASES, FEATURE_SET_VERSION
-from domain.units import HOUR, Nanos
-from domain.veto import Score
+from domain.metrics import daily, deflated_sharpe, summary
+from models.candidates import Candidates
+from models.search import Choice, Floats, choose, fitted, run_trials
+from models.validation import Fold, Mask, TrainingPlan, splits_of
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
 
-TRADING_DAYS = 252
-"""Sessions of a year, for the Sharpe ratio."""
-LABEL = "1 when the trade's net P&L, with assumed fills one tick worse and both commissions, is above 0"
+RESAMPLES = 2_000
+CONFIDENCE = 0.99
 
 
 @attrs.frozen(kw_only=True)
-class PassEverything:
-    """A `VetoModel` that lets every entry pass; what it is asked stays on record for training."""
+class Edge:
+    """Mean P&L of the trades that pass less the mean of all, per trade, with its bootstrap interval."""
 
-    root: str
-    features: tuple[str, ...]
-    feature_set: str = FEATURE_SET_VERSION
-    digest: str = "passes everything"
-    threshold: float = 0.5
-    populations: Mapping[str, tuple[float, ...]] = attrs.field(factory=lambda: dict.fromkeys(BASES, ()))
-    trained_until_ns: Nanos = Nanos(0)
-
-    def score(self, vector: Sequence[float]) -> Score:
-        return Score(probability=1.0, bias=1.0, contributions=(0.0,) * len(vector))
+    value: float
+    low: float
+    high: float
 
 
-@attrs.frozen(kw_only=True)
-class Row:
-    """One entry: what the veto would have been asked, and what came of it."""
-
-    root: str
-    session: dt.date
-    decided_ns: Nanos
-    """The end of the decision bar."""
-    exit_ns: Nanos
-    """When the outcome was known."""
-    values: tuple[float, ...]
-    pnl: Decimal
-    """Net, in the account's currency."""
-
-
-def rows_of(envelopes: Iterable[Envelope]) -> list[Row]:
-    """The closed trades of one session's record, in the order of their exits, with the vectors of their entries."""
-    rows: list[Row] = []
-    session = dt.date.min
-    scored: dict[str, VetoScored] = {}
-    entered: dict[str, VetoScored] = {}
-    held: dict[str, VetoScored] = {}
-    for envelope in envelopes:
-        match envelope.payload:
-            case SessionOpened() as opened:
-                session = opened.session.date
-            case VetoScored() as score:
-                scored[score.root] = score
-            case OrderRequested(intent="entry") as request:
-                entered[request.signal_id] = scored[request.root]
-            case FillAssumed(intent="entry") as fill:
-                held[fill.root] = entered.pop(fill.signal_id)
-            case FillAssumed(intent="exit", pnl=pnl) as fill if pnl is not None:
-                score = held.pop(fill.root)
-                rows.append(
-                    Row(
-                        root=fill.root,
-                        session=session,
-                        decided_ns=score.ts,
-                        exit_ns=fill.ts,
-                        values=score.values,
-                        pnl=pnl,
-                    )
-                )
-            case _:
-                pass
-    return rows
-
-
-# ----------------------------------------------------------------- training
-
-
-@attrs.frozen(kw_only=True)
-class TrainingPlan:
-    """How a root's forest is trained and its threshold found."""
-
-    folds: int = 4
-    hold_out_share: float = 0.25
-    """Of the sessions, the last ones."""
-    embargo_ns: Nanos = Nanos(HOUR)
-    """Between the outcome of a row that a fold may learn from and the first decision it is tested on."""
-    kept_share: float = 0.4
-    """A threshold must let at least this share of the folds' trades pass."""
-    params: Mapping[str, Any] = attrs.field(
-        factory=lambda: {
-            "n_estimators": 100,
-            "max_depth": 4,
-            "min_samples_leaf": 8,
-            "max_features": "sqrt",
-            "class_weight": None,
-        }
-    )
-    seed: int = 1
-
-
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class Trained:
     """A fitted forest with the threshold and the results that belong to it."""
 
     estimator: RandomForestClassifier
+    """Has learned from all that had ended before the hold-out: what the hold-out shows is of this very forest."""
+    params: Mapping[str, Any]
     threshold: float
     metrics: Mapping[str, Any]
     folds: tuple[Mapping[str, Any], ...]
     data_digest: str
     """Hex sha256 of the rows."""
+    shortcomings: tuple[str, ...]
+    """Why it is not better than no veto on the hold-out, in words; empty when it is."""
+    choice: Choice
+    hold_out: Fold
+    unseen: Floats
+    """The probability of each row of the hold-out; NaN elsewhere."""
 
 
-@attrs.frozen(kw_only=True)
-class _Table:
-    """Rows in columns, in the order of their decisions."""
+def train(table: Candidates, plan: TrainingPlan, trials: list[Floats] | None = None) -> Trained:
+    """Train one root. `trials`: the answers of `run_trials`; without them they are made here.
 
-    rows: tuple[Row, ...]
-    values: npt.NDArray[np.float64]
-    wins: npt.NDArray[np.int64]
-    pnl: npt.NDArray[np.float64]
-    decided: npt.NDArray[np.int64]
-    exits: npt.NDArray[np.int64]
-    sessions: npt.NDArray[np.int64]
-    """Ordinals of the dates."""
-
-
-def train(rows: Sequence[Row], sessions: Sequence[dt.date], plan: TrainingPlan) -> Trained:
-    """Train one root. `sessions`: all that were run, ascending, those without a trade too.
-
-    Raises OperatorError when there are too few trades to learn from or to test on.
+    Raises OperatorError (exit 2) when there are too few trades to learn from, to choose on or to test on.
     """
-    table = _table_of(rows)
-    held_out = math.ceil(len(sessions) * plan.hold_out_share)
-    development, hold_out = sessions[:-held_out], sessions[-held_out:]
-    blocks = np.array_split([day.toordinal() for day in development], plan.folds + 1)
-    is_hold_out = table.sessions >= hold_out[0].toordinal()
-    folds: list[dict[str, Any]] = []
-    unseen = np.full(len(table.rows), np.nan)
-    for number, block in enumerate(blocks[1:], start=1):
-        tested = (table.sessions >= block[0]) & (table.sessions <= block[-1])
-        learned = _learnable(table, tested, plan.embargo_ns)
-        estimator = _fitted(table, learned, tested, plan)
-        unseen[tested] = estimator.predict_proba(table.values[tested])[:, 1]
-        begin = _day(block[0])
-        folds.append({"fold": number, "from": begin, "learned_from": int(learned.sum()), "threshold": "chosen on it"})
-    in_folds = ~np.isnan(unseen)
-    threshold, tried = _threshold(unseen[in_folds], table.pnl[in_folds], plan.kept_share)
-    for fold, block in zip(folds, blocks[1:], strict=True):
-        tested = (table.sessions >= block[0]) & (table.sessions <= block[-1])
-        fold.update(_with_and_without(table, tested, unseen >= threshold, block))
-    estimator = _fitted(table, _learnable(table, is_hold_out, plan.embargo_ns), is_hold_out, plan)
-    is_passed = np.zeros(len(table.rows), np.bool_)
-    is_passed[is_hold_out] = estimator.predict_proba(table.values[is_hold_out])[:, 1] >= threshold
-    days = np.array([day.toordinal() for day in hold_out])
-    result = _with_and_without(table, is_hold_out, is_passed, days)
+    splits = splits_of(table, plan)
+    choice = choose(table, plan, trials or run_trials({table.root: table}, plan)[table.root])
+    estimator = fitted(table, splits.hold_out, choice.params, plan.seed)
+    unseen = np.full(len(table), np.nan)
+    tested = splits.hold_out.tested
+    unseen[tested] = estimator.predict_proba(table.values[tested])[:, 1]
+    is_passed = unseen >= choice.threshold  # NaN passes nothing
+    result = _with_and_without(table, tested, is_passed, splits.hold_out.days)
+    edge = edge_of(table, tested, is_passed, splits.hold_out.days, plan.seed)
+    shortcomings = _shortcomings(result, edge, plan)
+    days = splits.hold_out.days
+    tried = [level.sharpe for level in choice.tried if level.sharpe is not None]
+    deflated = deflated_sharpe(daily(table.pnl[is_passed], table.sessions[is_passed], days), tried)
+    folds = [
+        {
+            "fold": number,
+            "from": _day(fold.days[0]),
+            "learned_from": int(fold.learned.sum()),
+            "threshold": "chosen on it",
+            **_with_and_without(table, fold.tested, choice.unseen >= choice.threshold, fold.days),
+        }
+        for number, fold in enumerate(splits.folds, start=1)
+    ]
     metrics = {
-        "rows": len(table.rows),
-        "sessions": len(sessions),
-        "thresholds_tried": tried,
-        "hold_out": {"from": hold_out[0].isoformat(), "to": hold_out[-1].isoformat(), **result},
-        "is_better_than_no_veto_on_hold_out": result["with_veto"]["net_pnl"] > result["without_veto"]["net_pnl"],
+        "rows": len(table),
+        "sessions": len(table.days),
+        "forests_tried": len(plan.grid),
+        "thresholds_tried": len(choice.tried),
+        "hold_out": {
+            "from": _day(days[0]),
+            "to": _day(days[-1]),
+            **result,
+            "edge_per_trade": None if edge is None else _rounded(attrs.asdict(edge), 2),
+            "deflated_sharpe": None if deflated is None else _rounded(attrs.asdict(deflated), 4),
+        },
+        "is_better_than_no_veto_on_hold_out": not shortcomings,
+        "shortcomings": list(shortcomings),
     }
     return Trained(
         estimator=estimator,
-        threshold=threshold,
+        params=choice.params,
+        threshold=choice.threshold,
         metrics=metrics,
         folds=tuple(folds),
-        data_digest=_digest(table),
+        data_digest=table.digest,
+        shortcomings=shortcomings,
+        choice=choice,
+        hold_out=splits.hold_out,
+        unseen=unseen,
     )
 
 
-def _table_of(rows: Sequence[Row]) -> _Table:
-    ordered = tuple(sorted(rows, key=lambda row: row.decided_ns))
-    if not ordered:
-        raise OperatorError("not a single trade to learn from", fix="take more sessions", exit_code=2)
-    values = np.array([row.values for row in ordered], np.float64)
-    if not np.isfinite(values).all():
-        raise OurError("a row with a missing value")
-    pnl = np.array([float(row.pnl) for row in ordered])
-    return _Table(
-        rows=ordered,
-        values=values,
-        wins=(pnl > 0).astype(np.int64),
-        pnl=pnl,
-        decided=np.array([row.decided_ns for row in ordered], np.int64),
-        exits=np.array([row.exit_ns for row in ordered], np.int64),
-        sessions=np.array([row.session.toordinal() for row in ordered], np.int64),
-    )
+def edge_of(table: Candidates, tested: Mask, is_passed: Mask, days: npt.NDArray[np.int64], seed: int) -> Edge | None:
+    """The edge per trade, with an interval from resampled sessions (their trades are not independent).
 
-
-def _learnable(table: _Table, tested: npt.NDArray[np.bool_], embargo_ns: int) -> npt.NDArray[np.bool_]:
-    """What had ended, an embargo ago, when the first tested decision was made."""
-    if not tested.any():
-        raise OperatorError("a block of sessions without a trade", fix="take more sessions", exit_code=2)
-    return np.asarray(table.exits + embargo_ns <= table.decided[tested].min())
-
-
-def _fitted(
-    table: _Table, learned: npt.NDArray[np.bool_], tested: npt.NDArray[np.bool_], plan: TrainingPlan
-) -> RandomForestClassifier:
-    from sklearn.ensemble import RandomForestClassifier
-
-    if len(np.unique(table.wins[learned])) != 2:
-        raise OperatorError("the trades before a block are all won or all lost", fix="take more sessions", exit_code=2)
-    if (learned & tested).any():
-        raise OurError("a row is learned from and tested on")
-    estimator = RandomForestClassifier(**plan.params, random_state=plan.seed, n_jobs=1)
-    return estimator.fit(table.values[learned], table.wins[learned])
-
-
-def _threshold(
-    probabilities: npt.NDArray[np.float64], pnl: npt.NDArray[np.float64], kept_share: float
-) -> tuple[float, int]:
-    """The best net P&L on the folds' trades among the twentieths that keep enough of them, and how many were tried.
-
-    The threshold lies between two probabilities, where no trade stands on it.
+    None when nothing passes.
     """
-    steps = [share for share in np.arange(0.0, 1.0, 0.05) if 1 - share >= kept_share - 1e-9]
-    levels = np.unique(np.quantile(probabilities, steps, method="lower"))
-    ordered = np.unique(probabilities)
-    between = [
-        (ordered[np.searchsorted(ordered, level) - 1] + level) / 2 if level > ordered[0] else level / 2
-        for level in levels
-    ]
-    results = [float(pnl[probabilities >= threshold].sum()) for threshold in between]
-    return min(max(float(between[int(np.argmax(results))]), 1e-6), 1 - 1e-6), len(between)
+    chosen = tested & is_passed
+    if not chosen.any():
+        return None
+    of_days = np.stack(
+        [
+            daily(values, table.sessions[rows], days)
+            for rows in (chosen, tested)
+            for values in (table.pnl[rows], np.ones(int(rows.sum())))
+        ]
+    )  # P&L and count of those that pass, of all
+    chance = np.random.default_rng(seed)
+    drawn = chance.multinomial(len(days), np.full(len(days), 1 / len(days)), size=RESAMPLES)
+    passed, passed_count, every, every_count = of_days @ drawn.T
+    is_defined = passed_count > 0
+    gains = passed[is_defined] / passed_count[is_defined] - every[is_defined] / every_count[is_defined]
+    low, high = np.quantile(gains, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Edge(value=float(table.pnl[chosen].mean() - table.pnl[tested].mean()), low=float(low), high=float(high))
 
 
-def _with_and_without(
-    table: _Table,
-    tested: npt.NDArray[np.bool_],
-    is_passed: npt.NDArray[np.bool_],
-    days: npt.NDArray[np.int64],
-) -> dict[str, Any]:
+def _shortcomings(result: Mapping[str, Any], edge: Edge | None, plan: TrainingPlan) -> tuple[str, ...]:
+    found = []
+    passed, every = result["with_veto"], result["without_veto"]
+    if passed["trades"] < plan.min_trades / 2:
+        found.append(f"{passed['trades']} trades pass, too few to judge by")
+    if passed["net_pnl"] <= every["net_pnl"]:
+        found.append(f"net P&L {passed['net_pnl']:+,.2f} is not above {every['net_pnl']:+,.2f} without the veto")
+    if edge is not None and edge.low <= 0:
+        found.append(f"the edge per trade, {edge.value:+,.2f} ({edge.low:+,.2f} to {edge.high:+,.2f}), may be chance")
+    return tuple(found)
+
+
+def _with_and_without(table: Candidates, tested: Mask, is_passed: Mask, days: npt.NDArray[np.int64]) -> dict[str, Any]:
+    chosen = tested & is_passed
     return {
-        "without_veto": _result(table, tested, days),
-        "with_veto": _result(table, tested & is_passed, days),
+        "without_veto": summary(table.pnl[tested], table.sessions[tested], days),
+        "with_veto": summary(table.pnl[chosen], table.sessions[chosen], days),
     }
 
 
-def _result(table: _Table, chosen: npt.NDArray[np.bool_], days: npt.NDArray[np.int64]) -> dict[str, Any]:
-    """Trades, net P&L, winners, profit factor, Sharpe of daily P&L (252 days), and drawdown; None where undefined."""
-    pnl, on = table.pnl[chosen], table.sessions[chosen]
-    daily = np.array([pnl[on == day].sum() for day in days])
-    lost = -pnl[pnl < 0].sum()
-    spread = float(daily.std(ddof=1)) if len(daily) > 1 else 0.0
-    curve = np.cumsum(daily)
-    return {
-        "trades": len(pnl),
-        "net_pnl": round(float(pnl.sum()), 2),
-        "won_share": round(float((pnl > 0).mean()), 4) if len(pnl) else None,
-        "profit_factor": round(float(pnl[pnl > 0].sum() / lost), 3) if lost > 0 else None,
-        "sharpe": round(float(daily.mean()) / spread * math.sqrt(TRADING_DAYS), 3) if spread > 0 else None,
-        "max_drawdown": round(float((np.maximum.accumulate(np.append(0.0, curve)) - np.append(0.0, curve)).max()), 2),
-    }
+def _rounded(numbers: Mapping[str, Any], digits: int) -> dict[str, Any]:
+    return {name: round(value, digits) for name, value in numbers.items()}
 
 
-def _digest(table: _Table) -> str:
-    digest = hashlib.sha256()
-    for array in (table.values, table.pnl, table.decided, table.exits):
-        digest.update(np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<")).tobytes())
-    return digest.hexdigest()
-
-
-def _day(ordinal: int) -> str:
+def _day(ordinal: np.int64) -> str:
     return dt.date.fromordinal(int(ordinal)).isoformat()

@@ -81,7 +81,7 @@ def backtest_command(request: BacktestRequest) -> None:
 def _of_files(request: BacktestRequest) -> BacktestResult:
     if request.fills == "recorded":
         raise _refused("DBN files have no recorded fills", "give a journal, or leave --fills out")
-    roots, settings, models_dir = _settings(request)
+    roots, settings, models_dir = places_of(request.config, request.overlay)
     wanted = _wanted(request, roots)
     data = read_minutes(request.data, roots)
     if lacking := sorted(wanted - {root.root for root in data.roots}) if request.roots else []:
@@ -131,12 +131,14 @@ def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
     return attrs.evolve(session, opened=attrs.evolve(session.opened, strategy=strategy, models=()))
 
 
-def _settings(request: BacktestRequest) -> tuple[tuple[TradedRoot, ...], StrategySettings, Path]:
+def places_of(
+    config: Path | None, overlay: tuple[Path, ...] = ()
+) -> tuple[tuple[TradedRoot, ...], StrategySettings, Path]:
     """Roots, strategy and bundles of the configuration that `live` would use; the shipped ones without any."""
-    named = request.config is not None or request.overlay or os.environ.get(CONFIG_VARIABLE, "").strip()
+    named = config is not None or overlay or os.environ.get(CONFIG_VARIABLE, "").strip()
     if not named and not (Path.cwd() / "live.yml").is_file():
         return load_contract_map(CONTRACT_MAP_FILE, environ=os.environ).roots, StrategySettings(), MODELS_DIR
-    places = find_market(find_config(request.config, os.environ, Path.cwd()), request.overlay, os.environ)
+    places = find_market(find_config(config, os.environ, Path.cwd()), overlay, os.environ)
     return places.roots, places.strategy, places.models_dir
 
 
@@ -183,7 +185,7 @@ def run_backtest(
 
     `roots`: all that have bars, reference roots too. `models` by root judge the entries where `settings.veto` is
     on; a root without one enters nothing, with the reason in `refusals` or `missing`. `traded`: these roots only,
-    while the others are read for features. A model of `models.training.PassEverything` lets every entry pass, and
+    while the others are read for features. A model of `models.candidates.PassEverything` lets every entry pass, and
     the trades then hold what it was asked.
     """
     refused = dict(refusals or {})

@@ -1,238 +1,211 @@
-"""`train --demo`: sessions of the simulated market through the live machines, a bundle per root from their record."""
+"""`train`: candidates, a forest per root that is better than no veto or none at all, and a card that says why."""
 
 from __future__ import annotations
 
-import datetime as dt
+import os
 import sys
-from base64 import b64decode
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import attrs
 import click
-import numpy as np
 
-from actors.wiring.in_process import in_process_system
-from adapters.calendar import CmeCalendar
-from adapters.config import CONTRACT_MAP_FILE, MODELS_DIR
-from adapters.contract_map import load_contract_map
-from adapters.databento.demo_history import demo_history
-from adapters.databento.market_simulator import SimulatedMarket
-from adapters.databento.simulated_prices import ANCHOR_DATE
+from actors.wiring.backtest import places_of
+from adapters.config import MODELS_DIR
 from domain.errors import OperatorError
-from domain.feature_book import FeatureBook
-from domain.features import FEATURE_SET_VERSION, required_bases
-from domain.instruments import TradedRoot
-from domain.market import FRAME_LIMIT, TradeArray
-from domain.risk import RiskSettings
-from domain.sessions import iso_utc
-from domain.units import MINUTE, Nanos
+from domain.features import FEATURE_SET_VERSION
 from models.bundle import write_bundle
+from models.candidates import LABEL, Material
+from models.card import card
+from models.kept import KeptWork
 from models.manifest import BundleDescription
-from models.training import LABEL, PassEverything, Row, Trained, TrainingPlan, rows_of, train
+from models.search import run_trials
+from models.training import Trained, train
+from models.validation import GRIDS, TrainingPlan
 
-FEATURES = (
-    "volume_z_percentile",
-    "volz_pct",
-    "rsixvolz",
-    "ibsxvolz",
-    "tlt_daily_z_score",
-    "6b_daily_return",
-    "ma_spread_ribbon_tightness",
-    "ma_spread_daily_ribbon_tightness",
-    "distance_z_entry_daily",
-    "6c_daily_return",
-    "ibs_pct",
-    "6a_hourly_return",
-    "rsi_len_14",
-    "atr_z_percentile",
-    "6s_hourly_return",
-    "price_usd",
-    "atrz_pct",
-    "nq_daily_z_score",
-    "ma_slope_fast",
-    "6a_daily_return",
-    "daily_directional_drift",
-    "hourly_atr_percentile",
-    "cl_hourly_z_score",
-    "tlt_hourly_z_score",
-    "adx_value",
-    "daily_rsi_len_14",
-    "nq_daily_return",
-    "parabolic_sar_distance",
-)
-"""What the predecessor's ES model read, without its two inputs from VIX, in its order."""
+REFUSED = 1
+"""Exit code: at least one root's model was not written."""
 
 
 @attrs.frozen(kw_only=True)
 class TrainRequest:
     """The options of `train`, as given."""
 
+    roots: tuple[str, ...]
+    data: tuple[Path, ...]
     demo: bool
+    config: Path | None
+    features: tuple[str, ...]
+    grid: str
+    min_trades: int
+    leak_checks: int
+    force: bool
     seed: int
     sessions: int
     models_dir: Path | None
+    work_dir: Path
     jobs: int | None
 
 
-def train_command(request: TrainRequest) -> None:
-    """Train and write a bundle for every traded root of the demo.
+def train_command(request: TrainRequest) -> int:
+    """Train and report; the exit code: 0 when a bundle was written for every root, else 1.
 
-    Raises OperatorError (exit 2) without `--demo`, or when there are too few sessions to learn from.
+    Raises OperatorError (exit 2) without data, or when there is too little to learn from.
     """
-    if not request.demo:
+    request = _checked(request)
+    # A training on recorded bars replaces no bundle that anybody trades by, unless it is told to.
+    models_dir = request.models_dir or (MODELS_DIR if request.demo else request.work_dir / "bundles")
+    for directory, option in ((models_dir, "--models-dir"), (request.work_dir, "--work-dir")):
+        _check_writable(directory, option)  # before minutes of work, not after
+    jobs = request.jobs or os.cpu_count() or 1
+    kept = KeptWork(request.work_dir / "kept")
+    if request.demo:
+        from actors.wiring.training_demo import PLAN, demo_material
+
+        plan = attrs.evolve(PLAN, seed=request.seed)
+        material = demo_material(seed=request.seed, sessions=request.sessions, jobs=jobs)
+        click.echo("hold-out, simulated market: it shows that the path works, not that anything is earned\n")
+    else:
+        plan = TrainingPlan(seed=request.seed, grid=GRIDS[request.grid], min_trades=request.min_trades)
+        material = _recorded(request, kept, jobs)
+    trained = _trained(material, plan, kept, jobs)
+    # Only when every root is trained: a set of bundles of two trainings would be nobody's.
+    return _write(material, trained, seed=plan.seed, request=request, models_dir=models_dir)
+
+
+def _checked(request: TrainRequest) -> TrainRequest:
+    """What is between the roots and looks like a file is one of the data: `--data a.dbn b.dbn`."""
+    files = tuple(Path(name) for name in request.roots if "." in name or os.sep in name)
+    roots = tuple(name.upper() for name in request.roots if Path(name) not in files)
+    checked = attrs.evolve(request, roots=roots, data=(*request.data, *files))
+    if checked.demo and (roots or checked.data):
         raise OperatorError(
-            "only the demo's models can be trained so far",
+            "--demo trains every root of the demo, on the simulated market",
             where="train",
-            fix="add --demo, which trains on the simulated market",
+            fix="leave out --demo, or the roots and files",
             exit_code=2,
         )
-    models_dir = request.models_dir or MODELS_DIR
-    try:  # before minutes of work, not after
-        models_dir.mkdir(parents=True, exist_ok=True)
-        (models_dir / ".writable").touch()
-        (models_dir / ".writable").unlink()
+    if not checked.demo and not request.data:
+        raise OperatorError(
+            "nothing to learn from",
+            where="train",
+            fix="give --data FILE… (minute bars or trades as DBN), or --demo for the simulated market",
+            exit_code=2,
+        )
+    return checked
+
+
+def _recorded(request: TrainRequest, kept: KeptWork, jobs: int) -> dict[str, Material]:
+    from actors.wiring.training_demo import FEATURES
+    from actors.wiring.training_files import FileRequest, file_material
+
+    roots, settings, _ = places_of(request.config)
+    traded = tuple(root.root for root in roots if not root.is_reference)
+    if unknown := [root for root in request.roots if root not in traded]:
+        raise OperatorError(
+            f"no traded root {', '.join(unknown)}", where="train", fix=f"known are {', '.join(traded)}", exit_code=2
+        )
+    wanted = FileRequest(
+        traded=request.roots,
+        data=request.data,
+        features=request.features,
+        default=FEATURES,
+        leak_checks=request.leak_checks,
+        jobs=jobs,
+    )
+    return file_material(wanted, roots, settings, kept)
+
+
+def _command(root: str, request: TrainRequest) -> str:
+    """What trains the root's bundle again; where files lay and how many processes there were does not matter."""
+    words = ["python -m actors.main train"]
+    if request.demo:
+        return f"{words[0]} --demo --seed {request.seed} --sessions {request.sessions}"
+    words += [root, *(f"--data {path.name}" for path in request.data)]
+    words += [f"--config {request.config.name}"] if request.config is not None else []
+    words += [f"--features {','.join(request.features)}"] if request.features else []
+    words.append(f"--grid {request.grid} --min-trades {request.min_trades} --seed {request.seed}")
+    return " ".join(words)
+
+
+def _check_writable(directory: Path, option: str) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / ".writable").touch()
+        (directory / ".writable").unlink()
     except OSError as error:
         raise OperatorError(
-            f"bundles cannot be written here: {error.strerror}",
-            where=str(models_dir),
-            fix="give --models-dir a writable directory",
+            f"cannot be written: {error.strerror}",
+            where=str(directory),
+            fix=f"give {option} a writable directory",
             exit_code=2,
         ) from error
-    market = SimulatedMarket(request.seed)
-    roots = load_contract_map(CONTRACT_MAP_FILE).roots
-    dates = _sessions_before(ANCHOR_DATE, request.sessions, roots)
-    rows = _rows(market, dates, roots, request.jobs)
-    plan = TrainingPlan(seed=request.seed)
-    populations = _populations(market, [root.root for root in roots if not root.is_reference])
-    command = f"python -m actors.main train --demo --seed {request.seed} --sessions {request.sessions}"
-    click.echo("hold-out, simulated market: it shows that the path works, not that anything is earned\n")
+
+
+def _trained(material: Mapping[str, Material], plan: TrainingPlan, kept: KeptWork, jobs: int) -> dict[str, Trained]:
+    tables = {root: one.table for root, one in material.items()}
+    with click.progressbar(length=len(tables) * len(plan.grid), label="forests", file=sys.stderr) as bar:
+        trials = run_trials(tables, plan, kept=kept, jobs=jobs, done=lambda root: bar.update(1))
+    return {root: train(table, plan, trials[root]) for root, table in tables.items()}
+
+
+def _write(
+    material: Mapping[str, Material],
+    trained: Mapping[str, Trained],
+    *,
+    seed: int,
+    request: TrainRequest,
+    models_dir: Path,
+) -> int:
     click.echo(f"{'root':<5} {'trades':>7} {'threshold':>9}   {'without the veto':>26}   {'with it':>26}")
-    results = {}
-    for root in roots:
-        if not root.is_reference:
-            own = [row for row in rows if row.root == root.root]
-            results[root.root] = train(own, dates, plan), [row.values for row in own]
-    # Only when every root has one: a set of bundles of two trainings would be nobody's.
-    for root in roots:
-        if root.root in results:
-            trained, values = results[root.root]
+    refused = 0
+    for root, result in trained.items():
+        said = _description(material[root], result, seed, _command(root, request))
+        # The simulated market is random: its models show the path, and nobody trades real money by them.
+        is_forced = bool(result.shortcomings) and (request.force or request.demo)
+        is_written = not result.shortcomings or is_forced
+        click.echo(_line(root, result))
+        for shortcoming in () if request.demo else result.shortcomings:
+            click.echo(f"      {shortcoming}")
+        page = request.work_dir / f"{root}.html"
+        page.write_text(card(said, result, material[root].table, is_forced=is_forced), encoding="utf-8")
+        if is_written:
             write_bundle(
-                _description(root, trained, dates, plan, command),
-                trained.estimator,
-                populations[root.root],
-                check_rows=values,
+                said,
+                result.estimator,
+                material[root].populations,
+                check_rows=material[root].table.values,
                 models_dir=models_dir,
             )
-            click.echo(_line(root.root, len(values), trained))
+        else:
+            refused += 1
+            click.echo(f"      no bundle: not better than no veto on the hold-out (--force writes it); see {page}")
+    return REFUSED if refused else 0
 
 
-def _sessions_before(end: dt.date, count: int, roots: Sequence[TradedRoot]) -> list[dt.date]:
-    """The last `count` sessions before `end`, ascending; holidays of the exchange are left out."""
-    calendar = CmeCalendar()
-    found: list[dt.date] = []
-    day = end
-    while len(found) < count:
-        day -= dt.timedelta(days=1)
-        try:
-            session = calendar.session_on(day, roots)
-        except OperatorError:
-            continue
-        if all(hours.close_ns == session.end_ns for hours in session.hours):
-            found.append(day)
-    return found[::-1]
-
-
-def _rows(
-    market: SimulatedMarket, dates: Sequence[dt.date], roots: Sequence[TradedRoot], jobs: int | None
-) -> list[Row]:
-    from joblib import Parallel, delayed
-
-    work = Parallel(n_jobs=jobs or -1, return_as="generator")(
-        delayed(_session_rows)(market.seed, date, tuple(roots)) for date in dates
-    )
-    rows: list[Row] = []
-    with click.progressbar(work, length=len(dates), label="sessions", file=sys.stderr) as done:
-        for found in done:
-            rows += found
-    return rows
-
-
-def _session_rows(seed: int, date: dt.date, roots: Sequence[TradedRoot]) -> list[Row]:
-    """One session with the veto's inputs on record: every entry passes, and no limit on positions keeps one away."""
-    market = SimulatedMarket(seed)
-    opens = CmeCalendar().session_on(date, roots).open_ns
-    fronts = {root.root: market.continuous(f"{root.data_product}.v.0", opens) for root in roots}
-    contracts = {root: front for root, front in fronts.items() if front is not None}
-    system = in_process_system(
-        {root: front.raw_symbol for root, front in contracts.items()},
-        session=date,
-        risk=RiskSettings(max_positions=len(roots)),
-        history=demo_history(market, date),
-        models={
-            root.root: PassEverything(root=root.root, features=FEATURES) for root in roots if not root.is_reference
-        },
-    )
-    ids = {front.instrument_id: system.instrument_id(front.raw_symbol) for front in contracts.values()}
-    trades = market.session_trades(date)
-    # The simulated market knows no early close: what comes after it is not of this session.
-    for batch in _batches(trades[trades["ts_recv"] < system.end_ns], ids):
-        system.advance(Nanos(int(batch["ts_recv"][0])), until_before=True)
-        system.trades(batch)
-    system.advance(system.end_ns)
-    return rows_of(system.envelopes())
-
-
-def _batches(trades: TradeArray, ids: dict[int, int]) -> Iterator[TradeArray]:
-    """The traded contracts' records under the system's ids, cut at minutes and at the size of a frame."""
-    chosen = trades[np.isin(trades["instrument_id"], sorted(ids))]
-    theirs = np.array(sorted(ids), np.uint32)
-    ours = np.array([ids[id] for id in sorted(ids)], np.uint32)
-    chosen["instrument_id"] = ours[np.searchsorted(theirs, chosen["instrument_id"])]
-    minutes = chosen["ts_recv"].astype(np.int64) // MINUTE
-    for minute in np.split(chosen, np.flatnonzero(np.diff(minutes)) + 1):
-        for start in range(0, len(minute), FRAME_LIMIT):
-            yield minute[start : start + FRAME_LIMIT]
-
-
-def _populations(market: SimulatedMarket, roots: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Per root and percentile base its values over the history that ends where the training does."""
-    bases = required_bases(FEATURES, FEATURE_SET_VERSION)
-    book = FeatureBook(bases=dict.fromkeys(roots, bases))
-    book.load(demo_history(market, ANCHOR_DATE).tables)
-    populations: dict[str, dict[str, Any]] = {root: {} for root in roots}
-    for state in book.percentiles():
-        populations[state.root][state.base] = np.frombuffer(b64decode(state.added), "<f8")
-    return populations
-
-
-def _description(
-    root: TradedRoot, trained: Trained, dates: Sequence[dt.date], plan: TrainingPlan, command: str
-) -> BundleDescription:
-    calendar = CmeCalendar()
+def _description(material: Material, trained: Trained, seed: int, command: str) -> BundleDescription:
     return BundleDescription(
-        root=root.root,
-        signal_product=root.data_product,
-        market="simulated",
+        root=material.table.root,
+        signal_product=material.signal_product,
+        market=material.market,
         feature_set=FEATURE_SET_VERSION,
-        features=FEATURES,
+        features=material.table.features,
         threshold=trained.threshold,
-        params=plan.params,
-        training_start=iso_utc(calendar.session_on(dates[0], (root,)).open_ns),
-        training_end=iso_utc(calendar.session_on(dates[-1], (root,)).end_ns),
+        params=trained.params,
+        training_start=material.training_start,
+        training_end=material.training_end,
         data_digest=trained.data_digest,
         label=LABEL,
         metrics=trained.metrics,
         folds=trained.folds,
         command=command,
-        seed=plan.seed,
+        seed=seed,
     )
 
 
-def _line(root: str, trades: int, trained: Trained) -> str:
+def _line(root: str, trained: Trained) -> str:
     result = trained.metrics["hold_out"]
-    return f"{root:<5} {trades:>7} {trained.threshold:>9.4f}   " + "   ".join(
+    return f"{root:<5} {trained.metrics['rows']:>7} {trained.threshold:>9.4f}   " + "   ".join(
         f"{result[name]['trades']:>4} trades {result[name]['net_pnl']:>+10,.2f} USD"
         for name in ("without_veto", "with_veto")
     )

@@ -10,12 +10,12 @@ from programs import assert_refused, run
 
 from actors.wiring import parse_time
 from actors.wiring.in_process import in_process_system
-from actors.wiring.training import FEATURES
+from actors.wiring.training_demo import FEATURES
 from adapters.config import CONTRACT_MAP_FILE
 from adapters.contract_map import load_contract_map
 from domain.units import MINUTE, Nanos, float_to_price
 from models.bundle import BUNDLES, load_model_bundle
-from models.training import PassEverything, rows_of
+from models.candidates import PassEverything, rows_of
 
 pytestmark = pytest.mark.system
 

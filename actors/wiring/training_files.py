@@ -1,0 +1,283 @@
+"""What `train ROOT… --data FILE…` learns from: a backtest of the files in which every entry passes."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import sys
+from base64 import b64decode
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import click
+import numpy as np
+import numpy.typing as npt
+
+from actors import backtest as sessions_module
+from actors.wiring import backtest as backtest_module
+from actors.wiring import code_digest, library_versions
+from actors.wiring.backtest import MinuteData, read_minutes, run_backtest
+from adapters.calendar import CmeCalendar
+from adapters.config import CALENDAR_OVERRIDES_FILE
+from domain.backtest import END, BacktestResult, ContractMinutes
+from domain.errors import OperatorError
+from domain.events import SignalEvaluated, VetoScored
+from domain.features import FEATURE_SET_VERSION, required_inputs, unavailable
+from domain.ibs import StrategySettings
+from domain.instruments import TradedRoot
+from domain.sessions import iso_utc
+from domain.units import MINUTE, Nanos
+from models.candidates import Candidates, Material, PassEverything, Row
+from models.kept import Arrays, KeptWork, key_of
+from models.lookahead import refuse_lookahead, spread
+
+Asked = dict[int, tuple[float, ...]]
+
+
+@attrs.frozen(kw_only=True)
+class FileRequest:
+    """Which files, and what is made of them."""
+
+    traded: tuple[str, ...]
+    """Roots to train; empty: all that have bars."""
+    data: tuple[Path, ...]
+    features: tuple[str, ...]
+    """Empty: `default` less those whose bars are not in the files."""
+    default: tuple[str, ...]
+    leak_checks: int
+    """How many times each root's backtest is run anew on data that end at a decision."""
+    jobs: int
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class TrainingRun:
+    """One root's backtest, ready to be carried to another process."""
+
+    root: TradedRoot
+    features: tuple[str, ...]
+    minutes: tuple[ContractMinutes, ...]
+    roots: tuple[TradedRoot, ...]
+    """Of the minutes: the root and those that its features read."""
+    settings: StrategySettings
+
+    @classmethod
+    def of(cls, root: TradedRoot, features: Sequence[str], data: MinuteData, settings: StrategySettings) -> TrainingRun:
+        """The run on `data`, with the veto asked whatever `settings` say."""
+        read = {one.root or root.root for one in required_inputs(features, FEATURE_SET_VERSION)} | {root.root}
+        return cls(
+            root=root,
+            features=tuple(features),
+            minutes=tuple(one for one in data.minutes if one.root in read),
+            roots=tuple(one for one in data.roots if one.root in read),
+            settings=attrs.evolve(settings, veto=True),
+        )
+
+    def result(self) -> BacktestResult:
+        return run_backtest(
+            self.minutes,
+            roots=self.roots,
+            settings=self.settings,
+            calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
+            models={self.root.root: PassEverything(root=self.root.root, features=self.features)},
+            traded=[self.root.root],
+        )
+
+    def candidates(self, result: BacktestResult) -> Candidates:
+        """The table of `result`'s trades. Raises OperatorError (exit 2) without any, saying what kept them away."""
+        rows = [
+            Row(
+                root=trade.root,
+                session=trade.session,
+                decided_ns=trade.decided_ns,
+                exit_ns=Nanos(trade.exit_ns + MINUTE),  # the end of the bar that it fell in
+                values=trade.values,
+                pnl=trade.pnl,
+            )
+            for trade in result.trades
+        ]
+        if not rows:
+            fix = "take more sessions, or other --features"
+            raise OperatorError(_why_nothing(result), where=self.root.root, fix=fix, exit_code=2)
+        # Sessions before the first entry warm the features up: they are no block of a walk-forward.
+        first = min(row.session for row in rows)
+        sessions = [date for date in result.sessions if date >= first]
+        return Candidates.of(rows, features=self.features, sessions=sessions)
+
+    def until(self, end: int) -> TrainingRun:
+        """The same on data that end at `end`."""
+        minutes = tuple(
+            attrs.evolve(one, rows=one.rows[: int(np.searchsorted(one.rows[:, END], end, "right"))])
+            for one in self.minutes
+        )
+        return attrs.evolve(self, minutes=minutes)
+
+    def key(self) -> str:
+        """Of all that its result depends on."""
+        rows = hashlib.sha256()
+        for one in self.minutes:
+            rows.update(f"{one.root}:{one.raw_symbol}:{len(one.rows)}:".encode() + one.rows.tobytes())
+        modules = (sessions_module, backtest_module, sys.modules[__name__])
+        code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
+        return key_of(
+            root=self.root.root,
+            features=self.features,
+            rows=rows.hexdigest(),
+            roots=repr(self.roots),
+            settings=repr(self.settings),
+            code=[code_digest(), *code],
+            libraries=library_versions(),
+        )
+
+
+def file_material(
+    request: FileRequest, roots: Sequence[TradedRoot], settings: StrategySettings, kept: KeptWork
+) -> dict[str, Material]:
+    """By root: its candidates, which do not change when the future is cut off.
+
+    Raises OperatorError: exit 2 for files, roots or features that will not do and where no entry had all its
+    inputs, exit 1 where a feature knows the future (`models.lookahead`).
+    """
+    data = read_minutes(request.data, roots)
+    by_root = {root.root: root for root in data.roots}
+    traded = request.traded or tuple(root.root for root in data.roots if not root.is_reference)
+    if lacking := [root for root in traded if root not in by_root]:
+        raise OperatorError(
+            f"no bar of {', '.join(lacking)}", where="--data", fix="give files that hold them", exit_code=2
+        )
+    features = _features(request, by_root)
+    runs = {root: TrainingRun.of(by_root[root], features, data, settings) for root in traded}
+    keys = {root: run.key() for root, run in runs.items()}
+    found = _found(runs, keys, kept, request.jobs)
+    _refuse_lookahead(runs, keys, found, kept, request)
+    return {root: _material(run, found[root]) for root, run in runs.items()}
+
+
+def _features(request: FileRequest, roots: Mapping[str, TradedRoot]) -> tuple[str, ...]:
+    """The features that were asked for, or the default ones that the files can supply."""
+    for name in request.features:
+        if (reason := unavailable(name)) is not None:
+            raise OperatorError(f"{name!r} {reason}", where="--features", fix="see docs/strategy.md", exit_code=2)
+    chosen: list[str] = []
+    left_out: list[str] = []
+    for name in request.features or request.default:
+        needed = {one.root for one in required_inputs([name], FEATURE_SET_VERSION) if one.root is not None}
+        (chosen if needed <= roots.keys() else left_out).append(name)
+    if left_out and request.features:
+        raise OperatorError(
+            f"nothing to compute {', '.join(left_out)} from", where="--data", fix="give those roots too", exit_code=2
+        )
+    if left_out:
+        click.echo(f"left out, for the files hold no bars of what they read: {', '.join(left_out)}", err=True)
+    return tuple(chosen)
+
+
+# ------------------------------------------------------------- the backtests
+
+
+def _found(runs: Mapping[str, TrainingRun], keys: Mapping[str, str], kept: KeptWork, jobs: int) -> dict[str, Arrays]:
+    """Each root's candidates in columns; what has been found before is not sought again."""
+    from joblib import Parallel, delayed
+
+    found = {root: arrays for root in runs if (arrays := kept.get(keys[root])) is not None}
+    due = [root for root in runs if root not in found]
+    work = Parallel(n_jobs=jobs, return_as="generator_unordered")(delayed(_candidates)(runs[root]) for root in due)
+    with click.progressbar(length=len(runs), label="backtests", file=sys.stderr) as bar:
+        bar.update(len(found))
+        for root, arrays in work:
+            kept.put(keys[root], arrays)
+            found[root] = arrays
+            bar.update(1)
+    return found
+
+
+def _candidates(run: TrainingRun) -> tuple[str, Arrays]:
+    """The table, what was asked at every decision bar, and the populations at the end."""
+    root, result = run.root.root, run.result()
+    table, asked = run.candidates(result), asked_of(result)
+    arrays: dict[str, npt.NDArray[Any]] = {
+        name: getattr(table, name) for name in ("days", "values", "pnl", "decided", "exits", "sessions")
+    }
+    arrays["asked_at"] = np.array(list(asked), np.int64)
+    arrays["asked"] = np.array(list(asked.values()), np.float64)
+    arrays["run"] = np.array([date.toordinal() for date in (result.sessions[0], result.sessions[-1])], np.int64)
+    for state in result.percentiles:
+        if state.root == root:
+            arrays[f"population {state.base}"] = np.frombuffer(b64decode(state.added), "<f8")
+    return root, arrays
+
+
+def asked_of(result: BacktestResult) -> Asked:
+    """By decision bar: the vector, and whether it entered."""
+    entered = {
+        event.ts for event in result.decisions if isinstance(event, SignalEvaluated) and event.verdict == "enter"
+    }
+    return {
+        event.ts: (*event.values, float(event.ts in entered))
+        for event in result.decisions
+        if isinstance(event, VetoScored)
+    }
+
+
+def _why_nothing(result: BacktestResult) -> str:
+    """In words: what kept the last entry away."""
+    evaluated = [event for event in result.decisions if isinstance(event, SignalEvaluated)]
+    what = f"not a single entry in {len(result.sessions)} sessions"
+    for event in reversed(evaluated):
+        for gate in event.gates:
+            if gate.name == "veto" and not gate.is_passed:
+                return f"{what}; at the last decision the veto said {gate.reason}: {gate.value}"
+    return what
+
+
+def _refuse_lookahead(
+    runs: Mapping[str, TrainingRun],
+    keys: Mapping[str, str],
+    found: Mapping[str, Arrays],
+    kept: KeptWork,
+    request: FileRequest,
+) -> None:
+    """Every root's backtest anew on data that end at some of its entries' decisions."""
+    from joblib import Parallel, delayed
+
+    cuts = [
+        (root, cut) for root, arrays in found.items() for cut in spread(arrays["decided"].tolist(), request.leak_checks)
+    ]
+    due = [(root, cut) for root, cut in cuts if kept.get(f"{keys[root]}-{cut}") is None]
+    work = Parallel(n_jobs=request.jobs, return_as="generator_unordered")(
+        delayed(_again)(runs[root], cut) for root, cut in due
+    )
+    with click.progressbar(length=len(cuts), label="look-ahead", file=sys.stderr) as bar:
+        bar.update(len(cuts) - len(due))
+        for root, cut, again in work:
+            asked = dict(zip(found[root]["asked_at"].tolist(), found[root]["asked"].tolist(), strict=True))
+            refuse_lookahead(root, (*runs[root].features, "whether it enters"), asked, {cut: again})
+            kept.put(f"{keys[root]}-{cut}", {})
+            bar.update(1)
+
+
+def _again(run: TrainingRun, cut: int) -> tuple[str, int, Asked]:
+    return run.root.root, cut, asked_of(run.until(cut).result())
+
+
+# ------------------------------------------------------------ what is learned
+
+
+def _material(run: TrainingRun, arrays: Arrays) -> Material:
+    names = ("days", "values", "pnl", "decided", "exits", "sessions")
+    table = Candidates(root=run.root.root, features=run.features, **{name: arrays[name] for name in names})
+    calendar = CmeCalendar(CALENDAR_OVERRIDES_FILE)
+    first, last = (calendar.session_on(dt.date.fromordinal(int(day)), run.roots) for day in arrays["run"])
+    return Material(
+        table=table,
+        signal_product=run.root.data_product,
+        market="recorded",
+        populations={
+            name.removeprefix("population "): values
+            for name, values in arrays.items()
+            if name.startswith("population ")
+        },
+        training_start=iso_utc(first.start_ns),
+        training_end=iso_utc(last.end_ns),
+    )

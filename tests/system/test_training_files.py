@@ -1,0 +1,221 @@
+"""`train ROOT --data FILE`: candidates from a backtest, which the future does not change, to a bundle or a refusal."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from programs import assert_refused, run
+
+from actors.wiring.backtest import read_minutes
+from actors.wiring.training import TrainRequest, train_command
+from actors.wiring.training_files import TrainingRun, asked_of
+from adapters.config import CONTRACT_MAP_FILE
+from adapters.contract_map import load_contract_map
+from domain.backtest import CLOSE, PRICES, START
+from domain.errors import OperatorError
+from domain.events import SignalEvaluated
+from domain.ibs import StrategySettings
+from domain.units import HOUR, MINUTE, PRICE_SCALE
+from models.bundle import load_model_bundle
+from models.lookahead import refuse_lookahead
+from tests.minutes import rebounds, trading_hours, write_minutes
+
+pytestmark = pytest.mark.system
+
+FEATURES = ("es_hourly_return", "es_daily_return", "price_usd")
+FIRST = dt.date(2023, 12, 18)
+
+
+def file_of(path: Path, sessions: int, strength: float = 0, seed: int = 1) -> Path:
+    return write_minutes(path, rebounds(trading_hours(FIRST, sessions), strength=strength, seed=seed))
+
+
+def run_of(file: Path, features: Sequence[str] = FEATURES) -> TrainingRun:
+    data = read_minutes([file], load_contract_map(CONTRACT_MAP_FILE).roots)
+    return TrainingRun.of(data.roots[0], features, data, StrategySettings())
+
+
+def request(tmp_path: Path, file: Path, **changes: Any) -> TrainRequest:
+    asked: dict[str, Any] = {
+        "roots": ("es",),
+        "data": (file,),
+        "demo": False,
+        "config": None,
+        "features": ("es_hourly_return", "ibs_pct", "price_usd"),
+        "grid": "small",
+        "min_trades": 5,
+        "leak_checks": 1,
+        "force": False,
+        "seed": 1,
+        "sessions": 120,
+        "models_dir": None,
+        "work_dir": tmp_path / "work",
+        "jobs": 1,
+    }
+    return TrainRequest(**asked | changes)
+
+
+# -------------------------------------------------------------- candidates
+
+
+@cache
+def whole(directory: Path) -> tuple[TrainingRun, dict[int, tuple[float, ...]]]:
+    run = run_of(file_of(directory / "whole.dbn.zst", 9))
+    return run, asked_of(run.result())
+
+
+@settings(max_examples=4, deadline=None)
+@given(share=st.floats(0.4, 0.95))
+def test_cutting_off_the_future_changes_no_vector_and_no_decision(
+    share: float, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    run, asked = whole(tmp_path_factory.getbasetemp())
+    moments = sorted(asked)
+    cut = moments[int(len(moments) * share)]
+    assert asked_of(run.until(cut).result()) == {ts: vector for ts, vector in asked.items() if ts <= cut}
+
+
+@settings(max_examples=3, deadline=None)
+@given(session=st.integers(1, 6))
+def test_cutting_off_the_past_beyond_the_window_changes_no_vector(
+    session: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Two hours and two days are all that these features read; percentiles would read all there is."""
+    run, asked = whole(tmp_path_factory.getbasetemp())
+    begins = trading_hours(FIRST, 9)[23 * session]
+    minutes = tuple(attrs.evolve(one, rows=one.rows[one.rows[:, START] >= begins]) for one in run.minutes)
+    later = asked_of(attrs.evolve(run, minutes=minutes).result())
+    assert len(later) > 20
+    # The last entry says whether it entered, which the strategy's own warm-up decides too.
+    assert {ts: vector[:-1] for ts, vector in later.items()} == {ts: asked[ts][:-1] for ts in later}
+
+
+def back_adjusted(run: TrainingRun) -> TrainingRun:
+    """Prices at the level of the last close that there is: what a continuous series of a vendor looks like."""
+    shifted = []
+    for one in run.minutes:
+        rows = one.rows.copy()
+        rows[:, PRICES] += 5_000 * PRICE_SCALE - rows[-1, CLOSE]
+        shifted.append(attrs.evolve(one, rows=rows))
+    return attrs.evolve(run, minutes=tuple(shifted))
+
+
+def test_bars_that_know_the_future_are_caught_and_the_feature_is_named(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    run, _ = whole(tmp_path_factory.getbasetemp())
+    asked = asked_of(back_adjusted(run).result())
+    cut = sorted(asked)[len(asked) // 2]
+    again = asked_of(back_adjusted(run.until(cut)).result())
+    with pytest.raises(OperatorError, match=r"'(es_hourly_return|price_usd)' knows the future"):
+        refuse_lookahead("ES", (*run.features, "entry"), asked, {cut: again})
+
+
+def test_a_row_is_a_trade_with_its_vector_and_an_outcome_after_its_decision(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    run, asked = whole(tmp_path_factory.getbasetemp())
+    result = run.result()
+    table = run.candidates(result)
+    entered = [ts for ts, vector in asked.items() if vector[-1]]
+    enters = [e.ts for e in result.decisions if isinstance(e, SignalEvaluated) and e.verdict == "enter"]
+    assert entered == enters
+    assert table.decided.tolist() == sorted(trade.decided_ns for trade in result.trades)
+    assert set(table.decided.tolist()) <= set(entered)
+    for place, ts in enumerate(table.decided.tolist()):
+        assert tuple(table.values[place]) == asked[ts][:-1]
+        assert table.exits[place] >= ts + MINUTE
+        assert table.exits[place] - ts < 24 * HOUR
+    assert table.pnl.tolist() == [float(trade.pnl) for trade in sorted(result.trades, key=lambda t: t.decided_ns)]
+    assert table.values[0][2] > 1000, "price_usd"
+
+
+# ------------------------------------------------------------- the command
+
+
+def test_noise_is_refused_forced_and_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = file_of(tmp_path / "noise.dbn.zst", 36)
+    assert train_command(request(tmp_path, file)) == 1
+    said = capsys.readouterr().out
+    assert "no bundle: not better than no veto on the hold-out" in said
+    assert not list((tmp_path / "work" / "bundles").iterdir())
+    assert "no bundle was written" in (tmp_path / "work" / "ES.html").read_text()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "kept").iterdir()}
+    assert len(kept) == 1 + 1 + 4, "the backtest, the run on cut data and four forests"
+
+    assert train_command(request(tmp_path, file, force=True)) == 0
+    assert capsys.readouterr().out.splitlines()[:2] == said.splitlines()[:2]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "kept").iterdir()} == kept
+    bundle = load_model_bundle("ES", tmp_path / "work" / "bundles", signal_product="ES", allow_simulated=False)
+    described = bundle.manifest.description
+    assert described.metrics["is_better_than_no_veto_on_hold_out"] is False
+    assert described.metrics["shortcomings"]
+    assert described.training_start == "2023-12-15T22:00:00Z"
+    assert len(bundle.populations["ibs"]) > 700
+    assert "written all the same" in (tmp_path / "work" / "ES.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"data": ()}, "nothing to learn from"),
+        ({"demo": True}, "--demo trains every root"),
+        ({"roots": ("XX",)}, "no traded root XX"),
+        ({"data": (Path("none.dbn"),)}, "none.dbn"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], what: str, tmp_path: Path) -> None:
+    with pytest.raises(OperatorError, match=what) as caught:
+        train_command(request(tmp_path, tmp_path / "missing.dbn", **changes))
+    assert caught.value.exit_code == 2
+    assert caught.value.fix
+
+
+def test_more_files_may_follow_the_first(tmp_path: Path) -> None:
+    file = file_of(tmp_path / "few.dbn.zst", 1)
+    assert_refused(run("train", "ES", "--data", file, "none.dbn", "--work-dir", tmp_path / "work"), 2, "none.dbn")
+
+
+@pytest.mark.parametrize(
+    ("features", "what"),
+    [
+        (("es_hourly_retrun",), "did you mean 'es_hourly_return'"),
+        (("vix_regime",), "VIX"),
+        (("nq_hourly_return",), "nothing to compute nq_hourly_return from"),
+        (("daily_rsi_len_14",), "not a single entry in .* veto_input_missing: .*daily_rsi_len_14"),
+    ],
+)
+def test_features_that_the_files_cannot_supply_are_named(features: tuple[str, ...], what: str, tmp_path: Path) -> None:
+    file = file_of(tmp_path / "few.dbn.zst", 4)
+    with pytest.raises(OperatorError, match=what) as caught:
+        train_command(request(tmp_path, file, features=features))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("strength", "code"), [(1.5, 0), (0, 1)])
+def test_an_edge_in_the_bars_is_found_on_the_hold_out_and_noise_is_not(
+    strength: float, code: int, tmp_path: Path
+) -> None:
+    file = file_of(tmp_path / "bars.dbn.zst", 250, strength=strength)
+    for name in ("one", "other"):
+        ended = run(
+            "train", "ES", "--data", file, "--features", "es_hourly_return,ibs_pct,price_usd",
+            "--work-dir", tmp_path / name, limit_s=1200,
+        )  # fmt: skip
+        assert ended.code == code, ended
+    if code == 0:
+        one, other = (load_model_bundle("ES", tmp_path / name / "bundles") for name in ("one", "other"))
+        assert one.digest == other.digest
+        edge = one.manifest.description.metrics["hold_out"]["edge_per_trade"]
+        assert edge["low"] > 0
+        assert np.isfinite(edge["high"])
