@@ -16,8 +16,9 @@ import attrs
 
 from domain.errors import OperatorError
 
-Site = Literal["before", "handled", "published", "catch_up"]
-"""Before handling an envelope, after handling it, after handing in its outputs, or inside a catch-up."""
+Site = Literal["before", "handled", "published", "catch_up", "wedge"]
+"""Before handling an envelope, after handling it, after handing in its outputs, inside a catch-up; or it hangs before
+handling it, for ever."""
 ACTORS = ("feed", "bars", "strategy", "execution", "roll")
 
 
@@ -57,14 +58,19 @@ class Faults:
         self._lock = threading.Lock()
 
     def reach(self, actor: str, seq: int, site: Site) -> None:
-        """Raise InjectedCrash when a crash is planned for here. It happens once."""
+        """Raise InjectedCrash, or hang, when that is planned for here. It happens once."""
         if not self._planned:
             return
         with self._lock:
-            for crash in self._planned:
-                if crash.actor == actor and crash.site == site and seq >= crash.seq:
-                    self._planned.remove(crash)
-                    raise InjectedCrash(f"planned crash of {actor} at {seq} ({site})")
+            sites = (site, "wedge") if site == "before" else (site,)
+            due = (c for c in self._planned if c.actor == actor and c.site in sites and seq >= c.seq)
+            crash = next(due, None)
+            if crash is None:
+                return
+            self._planned.remove(crash)
+        if crash.site == "wedge":
+            threading.Event().wait()
+        raise InjectedCrash(f"planned crash of {actor} at {seq} ({site})")
 
     @property
     def left(self) -> tuple[Crash, ...]:

@@ -60,8 +60,9 @@ class _Attended:
 class Health:
     """Looks at the session that runs. `now` is a monotonic clock in seconds."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic, *, busy_limit_s: float = BUSY_LIMIT_S) -> None:
         self._now = now
+        self._busy_limit_s = busy_limit_s
         self._session: _Attended | None = None
         self._since_s = now()
         """Of the session, or of the time without one."""
@@ -93,7 +94,7 @@ class Health:
         owed = session.sequencer.oldest_debt()
         if owed is None or self._debt is None or self._debt[0] != owed[0]:
             self._debt = None if owed is None else (owed[0], now)
-        elif now - self._debt[1] > BUSY_LIMIT_S:
+        elif now - self._debt[1] > self._busy_limit_s:
             return f"{', '.join(owed[1])} has owed an answer to seq {owed[0]} for {now - self._debt[1]:.0f} s"
         if (stalled_s := session.stalled_s()) > STALL_LIMIT_S:
             return f"the journal has not been written for {stalled_s:.0f} s"

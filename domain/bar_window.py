@@ -30,11 +30,12 @@ LOOKBACK = 252
 """Bars of the long windows: z-scores, ATR percentile. A year of days."""
 
 
-@attrs.frozen(kw_only=True, eq=False)
+@attrs.define(init=False, eq=False)
 class Columns:
     """Completed bars of one root and timeframe, oldest first; prices in 1e-9, volume in contracts.
 
-    What several features compute of the same window is computed once.
+    What several features compute of the same window is computed once. (There is one for every window of every bar:
+    made by hand it costs a tenth of a frozen class.)
     """
 
     start: Instants
@@ -44,7 +45,13 @@ class Columns:
     low: Column
     close: Column
     volume: Column
-    _atr: dict[int, Column] = attrs.field(factory=dict, init=False, repr=False)
+    _atr: dict[int, Column] = attrs.field(init=False, repr=False)
+
+    def __init__(  # noqa: PLR0917 - by position: by name the call itself would cost more than the rest
+        self, start: Instants, open: Column, high: Column, low: Column, close: Column, volume: Column
+    ) -> None:
+        self.start, self.open, self.high, self.low, self.close, self.volume = start, open, high, low, close, volume
+        self._atr = {}
 
     def atr(self, n: int) -> Column:
         """`indicators.atr` of the whole window."""
@@ -130,6 +137,8 @@ class BarWindow:
 
     def has_hole(self, count: int, bars: int) -> bool:
         """Whether the last `bars` of the first `count` bars lie on both sides of a pause no market makes."""
+        if not self._continuous_from:
+            return False
         first = count - bars
         return first >= 0 and int(self._starts[first]) < self._continuous_from
 
@@ -140,6 +149,8 @@ class BarWindow:
         return int(np.searchsorted(self._ends[: self.count], ts, "right"))
 
     def end_of(self, count: int) -> int:
+        if count == self.count:
+            return self.last_end
         return int(self._ends[count - 1])
 
     def start_of(self, count: int) -> int:
@@ -198,5 +209,5 @@ class BarWindow:
 
 
 def _columns(starts: Instants, prices_and_volume: npt.NDArray[np.float64]) -> Columns:
-    open_, high, low, close, volume = prices_and_volume
-    return Columns(start=starts, open=open_, high=high, low=low, close=close, volume=volume)
+    rows = prices_and_volume
+    return Columns(starts, rows[0], rows[1], rows[2], rows[3], rows[4])

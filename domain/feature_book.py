@@ -18,6 +18,7 @@ from base64 import b64decode, b64encode
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
+from typing import NamedTuple
 
 import attrs
 import numpy as np
@@ -115,6 +116,8 @@ class FeatureBook:
             root: {name: _Population(BASES[name]) for name in sorted(names)} for root, names in sorted(bases.items())
         }
         self._windows: dict[tuple[str, Timeframe], BarWindow] = {}
+        self._views: dict[str, _View] = {}
+        """What roots see, until the next bar comes."""
         self._unranked: list[tuple[str, Nanos]] = []
         """Roots and the end of their bar that populations of other roots' bars have not taken: at its end the
         others may still come. All ends are the same, or (while loading) those of one root."""
@@ -132,6 +135,7 @@ class FeatureBook:
     def forget(self, root: str) -> None:
         """The windows of `root` start anew. Its populations stay: they are what was seen, not a run of bars."""
         self._settle()
+        self._views.clear()
         for timeframe in _TIMEFRAMES:
             self._windows.pop((root, timeframe), None)
 
@@ -168,6 +172,7 @@ class FeatureBook:
                 count = 0
             else:
                 count = len(table) if not due else _rows_held(table, due)
+            self._views.clear()
             self._window(table.root, table.timeframe).extend(table.data[:count])
             rows += [(row[1], position, row) for row in table.data[count:].tolist()]
         if joined:
@@ -187,6 +192,7 @@ class FeatureBook:
     def _take(self, root: str, timeframe: Timeframe, start: int, end: int, values: Sequence[int]) -> None:
         if self._unranked and timeframe == "1h" and end > self._unranked[-1][1]:
             self._settle()
+        self._views.clear()
         window = self._window(root, timeframe)
         window.append(start, end, values)
         for population in self._due(root, timeframe):
@@ -207,8 +213,16 @@ class FeatureBook:
         self._unranked.clear()
 
     def _view(self, root: str, ts: Nanos | None = None) -> _View:
-        kept = self._populations.get(root, {})
-        return _View(root, self._windows, kept, days_since=self._days_since, pair=self._pairs.get(root), ts=ts)
+        view = self._views.get(root)
+        hours = self._windows.get((root, "1h"))
+        if hours is None:
+            raise OurError(f"{root} has no completed hour bar")
+        ts = Nanos(hours.last_end) if ts is None else ts
+        if view is None or view.ts != ts:
+            kept, pair = self._populations.get(root, {}), self._pairs.get(root)
+            view = _View(root, self._windows, kept, days_since=self._days_since, pair=pair, ts=ts)
+            self._views[root] = view
+        return view
 
     def _window(self, root: str, timeframe: Timeframe) -> BarWindow:
         key = (root, timeframe)
@@ -375,14 +389,13 @@ class _Population:
 # ------------------------------------------------------------- evaluation
 
 
-@attrs.frozen
-class _Result:
+class _Result(NamedTuple):
     value: float | None
     reason: str = ""
     is_carried: bool = False
 
 
-@attrs.frozen
+@attrs.define
 class _Place:
     """Where one root and timeframe stands at the moment of decision."""
 
@@ -401,7 +414,7 @@ _NOTHING = BarWindow("", 0)
 
 
 class _View:
-    """What one root sees at the end of an hour bar of its own: of the last, or of the one that ends at `ts`."""
+    """What one root sees at the end of an hour bar of its own, which ends at `ts`."""
 
     def __init__(
         self,
@@ -411,22 +424,22 @@ class _View:
         *,
         days_since: int,
         pair: str | None,
-        ts: Nanos | None,
+        ts: Nanos,
     ) -> None:
         self._days_since = days_since
-        hours = windows.get((root, "1h"))
-        if hours is None:
-            raise OurError(f"{root} has no completed hour bar")
-        self._root, self._windows, self._populations, self._hours = root, windows, populations, hours
+        self._root, self._windows, self._populations = root, windows, populations
+        self._hours = windows[root, "1h"]
         self._pair = pair
         self._places: dict[tuple[str, Timeframe], _Place] = {}
+        self._inputs: dict[tuple[str | None, Timeframe], _Place] = {}
         self._ranks: dict[str, _Result] = {}
-        self.ts = Nanos(hours.last_end) if ts is None else ts
+        self._joined: dict[object, _Result] = {}
+        self.ts = ts
 
     def evaluate(self, feature: Feature | None, name: str) -> _Result:
         if feature is None:
             return _Result(None, unavailable(name) or "not in this feature set version")
-        if isinstance(feature.inputs[0], BarInput):
+        if feature.form == "value":
             return self.of_bars(feature)
         percentiles, is_carried = [], False
         for source in feature.inputs:
@@ -443,27 +456,35 @@ class _View:
 
     def of_bars(self, of: Feature | PercentileBase) -> _Result:
         """The value of what reads the bars of one root, or those and what is joined to them."""
-        places = []
-        for source in of.inputs:
-            if not isinstance(source, BarInput):
-                raise OurError(f"{of.name}: bars and percentiles in one feature")
-            root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
-            if root is None:
-                return _Result(None, f"{self._root} has no pair in the pair map")
-            place = self._place(root, source.timeframe)
-            if place.reason:
-                return _Result(None, place.reason)
-            places.append(place)
-        place, *joined = places
-        carried = min(place.carried, of.window - 1)
+        place = self._place_of(of.inputs[0])
+        if place.reason:
+            return _Result(None, place.reason)
+        carried = place.carried and min(place.carried, of.window - 1)
         if place.window.has_hole(place.count, of.window - carried):
             return _Result(None, f"{place.name}: days without a bar inside the window")
-        if joined:
-            return _of_joined(of, place, joined[0])
+        if len(of.inputs) > 1:
+            key = (of.function, of.inputs)
+            if key not in self._joined:
+                self._joined[key] = _of_joined(of, place, self._place_of(of.inputs[1]))
+            return self._joined[key]
         value = place.window.value(of, place.count, carried)
         if value is None:
             return _Result(None, _why(place.name, place.count + carried, of.window))
         return _Result(value, "", carried > 0)
+
+    def _place_of(self, source: BarInput | PercentileInput) -> _Place:
+        if not isinstance(source, BarInput):
+            raise OurError(f"{source.base}: bars and percentiles in one feature")
+        key = (source.root, source.timeframe)
+        if key not in self._inputs:
+            self._inputs[key] = self._resolved(source)
+        return self._inputs[key]
+
+    def _resolved(self, source: BarInput) -> _Place:
+        root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
+        if root is None:
+            return _Place("", source.timeframe, _NOTHING, reason=f"{self._root} has no pair in the pair map")
+        return self._place(root, source.timeframe)
 
     def _percentile(self, name: str) -> _Result:
         population = self._populations.get(name)
@@ -482,7 +503,7 @@ class _View:
             missing = _Result(None, _why(place.name, place.count, base.window))
             return missing if percentile is None else _Result(percentile)
         value = self.of_bars(base)
-        return value if value.value is None or percentile is None else attrs.evolve(value, value=percentile)
+        return value if value.value is None or percentile is None else value._replace(value=percentile)
 
     def _place(self, root: str, timeframe: Timeframe) -> _Place:
         key = (root, timeframe)
@@ -499,6 +520,8 @@ class _View:
         end = window.end_of(count)
         if timeframe == "1h":
             age = self.ts - end
+            if age == 0:
+                return _Place(name, timeframe, window, count)
             if age > CARRY_NS:
                 return _Place(name, timeframe, window, reason=f"{name}: no trade for {age / HOUR:.1f} h")
             hours = self._hours.until(self.ts) - self._hours.until(end)
@@ -522,6 +545,8 @@ class _View:
 
 def _of_joined(of: Feature | PercentileBase, place: _Place, other: _Place) -> _Result:
     """The value of what reads W bars of one root and, at each of them, a bar of another."""
+    if other.reason:
+        return _Result(None, other.reason)
     if place.count < of.window:
         return _Result(None, _why(place.name, place.count, of.window))
     reach = min(other.count, PAIR_REACH * of.window)

@@ -111,6 +111,16 @@ def _smoothed(values: Column, n: int, alpha: float, decay: float) -> Column:
     return smoothed
 
 
+def _last_smoothed(values: Column, n: int, alpha: float, decay: float) -> float:
+    """The last of `_smoothed`, bit for bit, at half its cost."""
+    _require(values, n)
+    seed = float(np.add.reduce(values[:n])) / n
+    if len(values) == n:
+        return seed
+    powers = _powers(decay, len(values) - n)
+    return float(powers[-1]) * (seed + alpha * float(np.add.accumulate(values[n:] / powers)[-1]))
+
+
 def ema(values: Column, n: int) -> Column:
     """The exponential mean after each value from the n-th on; alpha = 2/(n + 1), seeded by their SMA."""
     return _smoothed(values, n, 2.0 / (n + 1), (n - 1.0) / (n + 1))
@@ -121,11 +131,20 @@ def wilder(values: Column, n: int) -> Column:
     return _smoothed(values, n, 1.0 / n, (n - 1.0) / n)
 
 
+def last_ema(values: Column, n: int) -> float:
+    """The last of `ema`."""
+    return _last_smoothed(values, n, 2.0 / (n + 1), (n - 1.0) / (n + 1))
+
+
+def _last_wilder(values: Column, n: int) -> float:
+    return _last_smoothed(values, n, 1.0 / n, (n - 1.0) / n)
+
+
 def rsi(close: Column, n: int) -> float | None:
     """Wilder's Relative Strength Index of all changes, 0-100: 100 * gain/(gain + loss). None without any change."""
     changes = close[1:] - close[:-1]
-    gain = float(wilder(np.maximum(changes, 0.0), n)[-1])
-    loss = float(wilder(np.maximum(-changes, 0.0), n)[-1])
+    gain = _last_wilder(np.maximum(changes, 0.0), n)
+    loss = _last_wilder(np.maximum(-changes, 0.0), n)
     return safe_div(100.0 * gain, gain + loss)
 
 
@@ -159,7 +178,7 @@ def adx(high: Column, low: Column, n: int) -> float | None:
     movement = plus + minus
     if float(movement.min()) < SMALLEST_DENOMINATOR:
         return None
-    return float(wilder(100.0 * np.abs(plus - minus) / movement, n)[-1])
+    return _last_wilder(100.0 * np.abs(plus - minus) / movement, n)
 
 
 def psar(high: Column, low: Column, *, step: float = 0.02, limit: float = 0.2) -> float:

@@ -53,6 +53,7 @@ def card(said: BundleDescription, trained: Trained, table: Candidates, *, is_for
         f"<h2>Hold-out, {result['from']} to {result['to']}, looked at once</h2>{_results(result)}{_evidence(result)}"
         f'<h2>Plots</h2><div class="plots">{"".join(_plots(trained, table))}</div>'
         f"<h2>Folds</h2>{_folds(trained)}"
+        f"<h2>Forests</h2>{_forests(trained)}"
         f"<h2>How it was made</h2>{_facts(said, trained)}"
         "</body></html>\n"
     )
@@ -125,6 +126,15 @@ def _folds(trained: Trained) -> str:
         _table(head, rows) + '<p class="note">The threshold was chosen on these folds: their results with the veto '
         "are the best of all that was tried, not a forecast.</p>"
     )
+
+
+def _forests(trained: Trained) -> str:
+    rows = [
+        [", ".join(f"{name}={value}" for name, value in params.items()), f"{net_pnl:+,.2f}", mark]
+        for params, net_pnl in trained.choice.of_forests
+        for mark in ["chosen" if params is trained.choice.params else ""]
+    ]
+    return _table(["Tried", "Best net P&L on the folds", ""], rows)
 
 
 def _facts(said: BundleDescription, trained: Trained) -> str:

@@ -55,8 +55,8 @@ class Choice:
     """The chosen trial's thresholds, ascending."""
     tried: tuple[Level, ...]
     """Every threshold of every trial."""
-    best_of_trials: tuple[float, ...]
-    """Net P&L on the validation at each trial's best threshold, in the grid's order."""
+    of_forests: tuple[tuple[Mapping[str, Any], float], ...]
+    """Per forest of the grid its net P&L on the validation, at its best threshold."""
 
 
 def fitted(table: Candidates, fold: Fold, params: Mapping[str, Any], seed: int) -> RandomForestClassifier:
@@ -92,7 +92,7 @@ def choose(table: Candidates, plan: TrainingPlan, trials: list[Floats]) -> Choic
         unseen=trials[place],
         levels=of_trials[place],
         tried=tuple(level for levels in of_trials for level in levels),
-        best_of_trials=tuple(level.net_pnl for level in best),
+        of_forests=tuple((params, level.net_pnl) for params, level in zip(plan.grid, best, strict=True)),
     )
 
 

@@ -9,6 +9,7 @@ label reaches into it are neither learned from nor validated on.
 
 from __future__ import annotations
 
+import datetime as dt
 import math
 from collections.abc import Mapping
 from itertools import product
@@ -94,7 +95,8 @@ def splits_of(table: Candidates, plan: TrainingPlan) -> Splits:
 
 def _fold(table: Candidates, days: npt.NDArray[np.int64], tested: Mask, embargo_ns: int) -> Fold:
     if not tested.any():
-        raise _too_little(table, "a block of sessions without a trade")
+        first, last = (dt.date.fromordinal(int(day)) for day in (days[0], days[-1]))
+        raise _too_little(table, f"no trade in the sessions from {first} to {last}")
     # What was decided earlier and had ended by the first tested decision overlaps no tested label.
     learned = table.exits + embargo_ns <= table.decided[tested].min()
     if len(np.unique(table.wins[learned])) != 2:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import attrs
 import numpy as np
@@ -16,15 +17,16 @@ from domain.units import HOUR, MINUTE
 
 _DTYPE = np.dtype(OHLCVMsg._dtypes)
 _TICK = 250_000_000
+NEW_YORK = ZoneInfo("America/New_York")
 
 
 def trading_hours(first: dt.date, sessions: int) -> list[int]:
-    """The starts of the clock hours in which ES trades, 23:00 to 22:00 UTC as in winter, Monday's session first."""
+    """The starts of the clock hours in which ES trades, 18:00 to 17:00 New York, from `first` on; no holidays."""
     hours: list[int] = []
     day = first
     while len(hours) < sessions * 23:
         if day.weekday() < 5:
-            opens = to_nanos(dt.datetime.combine(day - dt.timedelta(days=1), dt.time(23), dt.UTC))
+            opens = to_nanos(dt.datetime.combine(day - dt.timedelta(days=1), dt.time(18), NEW_YORK))
             hours += [opens + number * HOUR for number in range(23)]
         day += dt.timedelta(days=1)
     return hours
@@ -51,7 +53,7 @@ def rebounds(hours: list[int], *, strength: float, seed: int) -> np.ndarray:
     return np.array(rows, np.int64)
 
 
-def write_minutes(path: Path, rows: np.ndarray, symbol: str = "ESH4") -> Path:
+def write_minutes(path: Path, rows: np.ndarray, symbol: str = "ESZ4") -> Path:
     """`rows` of one contract as the vendor would deliver them (ohlcv-1m, zstd)."""
     records = np.zeros(len(rows), _DTYPE)
     records["length"], records["rtype"], records["publisher_id"], records["instrument_id"] = 14, 33, 1, 7

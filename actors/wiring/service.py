@@ -14,7 +14,7 @@ import click
 
 from actors.alert_words import Alert
 from actors.alerts import Alerts
-from actors.health import Health, Watchdog
+from actors.health import BUSY_LIMIT_S, Health, Watchdog
 from adapters.config import CHECKOUT, find_config, find_service
 from adapters.secret import ALERTS_VARIABLE, DEAD_MAN_VARIABLE, KEY_VARIABLE, WEBHOOK_VARIABLE
 from adapters.systemd import ServiceManager, unit_text
@@ -35,7 +35,9 @@ class Service:
 @contextmanager
 def running_service(alerts: Alerts | None) -> Iterator[Service]:
     """Tell the service manager that the program is ready, well, and ending; tell the operator when it is not well."""
-    manager, health = ServiceManager(os.environ), Health()
+    manager = ServiceManager(os.environ)
+    # Who wants a sign of life more often than our unit does wants to know sooner that there is none.
+    health = Health(busy_limit_s=min(BUSY_LIMIT_S, (manager.watchdog_s or 2 * BUSY_LIMIT_S) / 2))
     ends = "it is ended and started again" if manager.watchdog_s else "nobody ends it: start it again yourself"
 
     def complain(complaint: str) -> None:

@@ -180,6 +180,8 @@ class Tape:
         if self._order is None or self._order[0] != ref:
             self._order = (ref, self.now)
         start = self._order[1] + NO_TRADE_LIMIT
+        if start + MINUTE <= self.now:
+            return None  # given once; the order has not taken it
         if self._minute < len(self._minutes) and self._minutes[self._minute, START] <= start:
             return None
         last = self._minutes[self._minute - 1] if self._minute else self._hours[max(self._hour - 1, 0)]

@@ -24,6 +24,8 @@ from domain.ports import Codec, Head, JournalEntry
 from domain.units import Nanos
 
 _NAME = re.compile(r"^(?P<session>\d{4}-\d{2}-\d{2})(?:\.(?P<segment>[2-9]|[1-9]\d+))?\.db$")
+TRY_AGAIN = 70
+"""The exit code of what may have passed at the next start: between two sessions something may be held."""
 SEAL_PATIENCE_S = 10.0
 _COLUMNS = "seq, ts_ns, ts_event, type, version, source, incarnation, cause, idx, corr, root, payload, hash"
 
@@ -85,7 +87,10 @@ def create_journal(path: Path) -> None:
         sync_directory(path.parent)
     except (OSError, sqlite3.Error) as error:
         raise OperatorError(
-            f"cannot create the journal: {error}", where=str(path), fix="check the directory's permissions and space"
+            f"cannot create the journal: {error}",
+            where=str(path),
+            fix="check the directory's permissions and space",
+            exit_code=TRY_AGAIN,
         ) from error
 
 
@@ -318,6 +323,7 @@ def _leave_wal(path: Path) -> None:
                     "cannot be sealed while another program reads it",
                     where=str(path),
                     fix="end that program; the session is complete, and the next start seals it",
+                    exit_code=TRY_AGAIN,
                 )
             time.sleep(0.05)
     finally:

@@ -53,15 +53,17 @@ class PercentileBase:
     window: int
     inputs: tuple[BarInput, ...]
     unit: str
+    timeframe: Timeframe = attrs.field(init=False)
+    """Whose bars count: hours, or days."""
+    is_own: bool = attrs.field(init=False)
+    """Whether it reads nothing but the root that decides."""
 
-    @property
-    def timeframe(self) -> Timeframe:
-        """Whose bars count: hours, or days."""
+    @timeframe.default
+    def _first(self) -> Timeframe:
         return self.inputs[0].timeframe
 
-    @property
-    def is_own(self) -> bool:
-        """Whether it reads nothing but the root that decides."""
+    @is_own.default
+    def _reads_own(self) -> bool:
         return all(source.root is None for source in self.inputs)
 
 

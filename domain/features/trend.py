@@ -6,44 +6,45 @@ import numpy as np
 
 from domain.bar_window import Columns
 from domain.features.entry import GATES, WILDER, Feature, entry
-from domain.indicators import Column, ema, psar, safe_div
+from domain.indicators import ema, last_ema, psar, safe_div
 from domain.units import PRICE_SCALE
-
-
-def _means(bars: Columns, n: int) -> Column:
-    # An EMA moves with its level: taken of differences, a flat window gives exactly 0.
-    return ema(bars.close - bars.close[-1], n)
 
 
 def ma_spread(bars: Columns) -> float:
     """|EMA20 − EMA50|."""
-    return abs(float(_means(bars, 20)[-1]) - float(_means(bars, 50)[-1])) / PRICE_SCALE
+    # An EMA moves with its level: taken of differences, a flat window gives exactly 0.
+    differences = bars.close - bars.close[-1]
+    return abs(last_ema(differences, 20) - last_ema(differences, 50)) / PRICE_SCALE
 
 
 def ma_slope(bars: Columns) -> float | None:
     """(EMA20 − EMA20 five bars ago)/ATR14."""
-    means = _means(bars, 20)
+    means = ema(bars.close - bars.close[-1], 20)
     return safe_div(float(means[-1] - means[-6]), float(bars.atr(14)[-1]))
+
+
+def _above_ema(bars: Columns, n: int) -> float:
+    return (0.0 - last_ema(bars.close - bars.close[-1], n)) / PRICE_SCALE
 
 
 def above_ema_8(bars: Columns) -> float:
     """C − EMA8."""
-    return (0.0 - float(_means(bars, 8)[-1])) / PRICE_SCALE
+    return _above_ema(bars, 8)
 
 
 def above_ema_20(bars: Columns) -> float:
     """C − EMA20."""
-    return (0.0 - float(_means(bars, 20)[-1])) / PRICE_SCALE
+    return _above_ema(bars, 20)
 
 
 def above_ema_50(bars: Columns) -> float:
     """C − EMA50."""
-    return (0.0 - float(_means(bars, 50)[-1])) / PRICE_SCALE
+    return _above_ema(bars, 50)
 
 
 def above_ema_200(bars: Columns) -> float:
     """C − EMA200."""
-    return (0.0 - float(_means(bars, 200)[-1])) / PRICE_SCALE
+    return _above_ema(bars, 200)
 
 
 def parabolic_distance(bars: Columns) -> float:

@@ -99,6 +99,11 @@ def test_with_other_models_the_session_gets_a_new_segment(desk: Desk, models: tu
     assert carried.watermark_ns == at(1)
 
 
+def test_with_another_shadow_the_session_gets_a_new_segment_and_the_new_shadow_is_on_record(desk: Desk) -> None:
+    file = desk.start(MODEL, REFUSED, shadows=(attrs.evolve(MODEL, digest="cd" * 32),))
+    assert (file.opened.segment, file.opened.shadows) == (2, (attrs.evolve(MODEL, digest="cd" * 32),))
+
+
 def test_with_other_libraries_the_session_gets_a_new_segment(desk: Desk) -> None:
     """Another numpy may give a score other last bits."""
     file = desk.start(MODEL, REFUSED, libraries={"python": "3", "numpy": "9"})

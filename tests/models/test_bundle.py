@@ -343,10 +343,10 @@ def test_an_unparsable_threshold_is_not_read_as_something_else(models_dir: Path)
 
 
 def test_an_unknown_feature_is_refused_by_name(models_dir: Path) -> None:
-    rewrite_manifest(models_dir, lambda fields: fields.update(features=["ibs_pct", "volz", "vix_daily_return"]))
+    rewrite_manifest(models_dir, lambda fields: fields.update(features=["ibs_pct", "volume", "vix_daily_return"]))
     refused = refusal(models_dir)
     assert refused.reason == "unknown_feature"
-    assert "'volz'" in refused.what
+    assert "'volume'" in refused.what
     assert "VIX" in refused.what
     assert "ibs_pct' " not in refused.what
 

@@ -53,6 +53,7 @@ def test_the_page_says_what_the_numbers_say() -> None:
     assert f"{trained.threshold:.6f}" in page
     assert all(name in page for name in FEATURES)
     assert "&lt;a &amp; b&gt;.dbn" in page
+    assert page.count("chosen</td>") == 1
     assert page == card(said, trained, table)
 
 

@@ -85,8 +85,8 @@ def test_the_best_on_the_folds_is_chosen_and_everything_that_was_tried_is_counte
     table = TABLES["ES"]
     choice = choose(table, SEARCHED, run_trials({"ES": table}, SEARCHED)["ES"])
     best = max(level.net_pnl for level in choice.tried)
-    assert choice.params == GRID[choice.best_of_trials.index(max(choice.best_of_trials))]
-    assert best == max(choice.best_of_trials)
+    assert [params for params, _ in choice.of_forests] == list(GRID)
+    assert (choice.params, best) == max(choice.of_forests, key=lambda forest: forest[1])
     tested = ~np.isnan(choice.unseen)
     passed = tested & (choice.unseen >= choice.threshold)
     assert table.pnl[passed].sum() == pytest.approx(best)

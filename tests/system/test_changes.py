@@ -189,7 +189,7 @@ def assert_replays(session: Trading, path: Path) -> None:
 
 def test_another_program_and_other_limits_go_on_with_what_a_killed_one_held(tmp_path: Path) -> None:
     with trading(tmp_path, has_model=False) as session:
-        session.run("kill -9", at=200)
+        session.run("kill -9", at=450)
         session.change("code")
         session.change("threshold")
         session.run()
@@ -199,7 +199,7 @@ def test_another_program_and_other_limits_go_on_with_what_a_killed_one_held(tmp_
 @pytest.mark.soak
 def test_one_position_outlives_three_ends_and_three_changes(tmp_path: Path) -> None:
     with trading(tmp_path, has_model=True) as session:
-        session.run("SIGTERM", at=200)
+        session.run("SIGTERM", at=450)
         session.change("code")
         session.run("safe stop", at=100)
         session.change("threshold")
@@ -214,7 +214,7 @@ def test_one_position_outlives_three_ends_and_three_changes(tmp_path: Path) -> N
 @pytest.mark.parametrize("way", get_args(Way))
 def test_each_change_after_each_end_keeps_the_position(way: Way, change: Change, tmp_path: Path) -> None:
     with trading(tmp_path, has_model=True) as session:
-        session.run(way, at=200)
+        session.run(way, at=450)
         session.change(change)
         session.run()
         assert_survived(session)

@@ -14,7 +14,7 @@ import pytest
 import structlog
 from in_this_process import envelopes
 from journals import canonical, first_difference, not_decided_again, restarts, sent_otherwise_than_recorded
-from test_crash_sweep import SITES, Run, run
+from test_crash_sweep import Run, run
 
 from actors.faults import Crash, Faults
 from actors.live import EXIT_SAFE_STOP
@@ -80,7 +80,9 @@ def test_the_root_leaves_its_position_is_closed_and_the_others_go_on(halted: Run
     assert restarts(halted.journal) == Counter(), "nobody had to crash for it"
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    "site", ["handled", *(pytest.param(s, marks=pytest.mark.soak) for s in ("before", "published"))]
+)
 def test_crashes_where_it_is_halted_change_nothing(site: Any, halted: Run, replayer: Executor, tmp_path: Path) -> None:
     (at,) = envelopes(halted.journal, "RootHalted")
     assert at.cause is not None

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from market import MARKET_DATA
 from programs import assert_refused, run
 
 from actors.wiring.backtest import read_minutes
@@ -26,7 +27,7 @@ from domain.events import SignalEvaluated
 from domain.ibs import StrategySettings
 from domain.units import HOUR, MINUTE, PRICE_SCALE
 from models.bundle import load_model_bundle
-from models.lookahead import refuse_lookahead
+from models.lookahead import refuse_lookahead, spread
 from tests.minutes import rebounds, trading_hours, write_minutes
 
 pytestmark = pytest.mark.system
@@ -97,6 +98,20 @@ def test_cutting_off_the_past_beyond_the_window_changes_no_vector(
     assert len(later) > 20
     # The last entry says whether it entered, which the strategy's own warm-up decides too.
     assert {ts: vector[:-1] for ts, vector in later.items()} == {ts: asked[ts][:-1] for ts in later}
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(not MARKET_DATA.is_dir(), reason=f"real market data is not at {MARKET_DATA}")
+def test_nor_does_it_in_a_real_market() -> None:
+    """Two weeks of the euro: what was asked at every hour with two days before it."""
+    file = MARKET_DATA / "6E.ohlcv-1m.20240101-20240116.dbn.zst"
+    data = read_minutes([file], load_contract_map(CONTRACT_MAP_FILE).roots)
+    features = ("6e_hourly_return", "6e_daily_return", "ibs_pct", "price_usd")
+    run = TrainingRun.of(data.roots[0], features, data, StrategySettings())
+    asked = asked_of(run.result())
+    assert len(asked) > 150
+    for cut in spread(sorted(asked), 2):
+        refuse_lookahead("6E", (*run.features, "entry"), asked, {cut: asked_of(run.until(cut).result())})
 
 
 def back_adjusted(run: TrainingRun) -> TrainingRun:

@@ -23,7 +23,6 @@ class Reading:
     rss_bytes: int
     threads: int
     descriptors: int
-    objects: int
 
 
 @attrs.frozen
@@ -68,9 +67,11 @@ def live(config: Path, environ: Mapping[str, str]) -> Lived:
         crash=(),
         jitter_ms=0.0,
     )
-    code = live_command(request)
-    over.set()
-    watcher.join()
+    try:
+        code = live_command(request)
+    finally:
+        over.set()
+        watcher.join()
     return Lived(code, readings, wal[0])
 
 
@@ -78,4 +79,4 @@ def _read(file: str) -> Reading:
     gc.collect()
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     descriptors = len(os.listdir("/proc/self/fd"))
-    return Reading(file, pages * PAGE, threading.active_count(), descriptors, len(gc.get_objects()))
+    return Reading(file, pages * PAGE, threading.active_count(), descriptors)

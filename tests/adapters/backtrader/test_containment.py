@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,9 +58,14 @@ class AtTheClock(IbsStrategy):
 PLANTED = (AtWork, AtAnEntry, AtAFill, AtTheClock)
 
 
-def slices(kit: SimpleNamespace) -> list[SliceClosed]:
-    found: list[SliceClosed] = kit.slices_of(kit.random_minutes(ROOTS, 1)[:MINUTES])
+@cache
+def market(make: Any, slices_of: Any) -> list[SliceClosed]:
+    found: list[SliceClosed] = slices_of(make(ROOTS, 1)[:MINUTES])
     return found
+
+
+def slices(kit: SimpleNamespace) -> list[SliceClosed]:
+    return market(kit.random_minutes, kit.slices_of)
 
 
 def engine_of(
@@ -112,9 +117,9 @@ def test_a_position_that_is_left_to_the_account_has_no_deadline_here(kit: Simple
     deadlines = []
     for strategy in (IbsStrategy, AtAFill):
         journal = kit.Journal(engine_of(kit, strategy, roots=("ES",)))
-        market = iter(kit.slices_of(kit.random_minutes(("ES",), 1)[:MINUTES]))
+        coming = iter(slices(kit))
         while not journal.fills:
-            journal.close(next(market))
+            journal.close(next(coming))
         journal.engine.memories()  # the strategy is told of the fill
         deadlines.append(journal.engine.next_deadline())
     assert deadlines == [kit.chicago(kit.MONDAY, 15), None]

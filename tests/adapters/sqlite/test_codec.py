@@ -24,7 +24,7 @@ from domain.errors import JournalUnreadable, OurError
 from domain.events import EVENT_TYPES, EVENT_VERSIONS, Event
 from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
-from domain.ibs import StrategySettings
+from domain.ibs import FeatureGate, StrategySettings
 from domain.instruments import ContractSpec, ResolvedContract, RollPolicy, TradedRoot
 from domain.market import TRADE_DTYPE
 from domain.orders import Order, OrderState
@@ -167,32 +167,47 @@ CONTRACTS = build(
     last_trade_session=st.none() | st.dates(),
     roll_session=st.none() | st.dates(),
 )
-STRATEGIES = build(
-    StrategySettings,
-    name=TEXT,
-    veto=BOOL,
-    decision_timeframe=st.sampled_from(["1h", "1m"]),
-    entry_ibs_low=FLOAT,
-    entry_ibs_high=FLOAT,
-    exit_ibs_low=FLOAT,
-    exit_ibs_high=FLOAT,
-    pivot_gate=BOOL,
-    pivot_strength=INT64,
-    entry_windows=many(TEXT),
-    warmup_bars=INT64,
-    stop_pct=MONEY,
-    target_pct=MONEY,
-    bracket=BOOL,
-    protective_stop=MONEY,
-    exit_after_bars=INT64,
-    auto_close=TEXT,
-    auto_close_before_end_s=INT64,
-    no_entry_before_auto_close_s=INT64,
-    cooldown_bars=INT64,
-    cooldown_after_stop_bars=INT64,
-    entry_order=ORDER_TYPE,
-    cancel_after_s=INT64,
-)
+FEATURE_GATES = build(FeatureGate, name=TEXT, low=st.none() | FLOAT, high=st.none() | FLOAT, allowed=many(FLOAT))
+
+
+def strategies(roots: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return build(
+        StrategySettings,
+        name=TEXT,
+        veto=BOOL,
+        decision_timeframe=st.sampled_from(["1h", "1m"]),
+        entry_ibs_low=FLOAT,
+        entry_ibs_high=FLOAT,
+        exit_ibs_low=FLOAT,
+        exit_ibs_high=FLOAT,
+        pivot_gate=BOOL,
+        pivot_strength=INT64,
+        entry_windows=many(TEXT),
+        warmup_bars=INT64,
+        stop_pct=MONEY,
+        target_pct=MONEY,
+        bracket=BOOL,
+        protective_stop=MONEY,
+        exit_after_bars=INT64,
+        auto_close=TEXT,
+        auto_close_before_end_s=INT64,
+        no_entry_before_auto_close_s=INT64,
+        cooldown_bars=INT64,
+        cooldown_after_stop_bars=INT64,
+        entry_order=ORDER_TYPE,
+        cancel_after_s=INT64,
+        side=st.sampled_from(["long", "short", "both"]),
+        gates=many(FEATURE_GATES),
+        stop_atr=st.none() | MONEY,
+        target_atr=st.none() | MONEY,
+        sizing=st.sampled_from(["fixed", "risk"]),
+        risk_usd=st.none() | MONEY,
+        max_size=st.none() | INT64,
+        roots=roots,
+    )
+
+
+STRATEGIES = strategies(many(st.tuples(TEXT, strategies(st.just(())))))
 RISK = build(
     RiskSettings,
     max_positions=INT64,

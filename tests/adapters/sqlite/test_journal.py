@@ -456,8 +456,9 @@ def test_creating_leaves_one_file_and_replaces_what_a_dead_process_left_half(tmp
 
 def test_where_nothing_can_be_created_the_operator_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OperatorError, match="cannot create the journal"):
+    with pytest.raises(OperatorError, match="cannot create the journal") as refused:
         create_journal(tmp_path / "file" / NAME)
+    assert refused.value.exit_code == 70, "a service manager tries again"
 
 
 def test_a_sealed_file_is_one_file_that_nobody_may_write_and_reading_leaves_as_it_is(path: Path) -> None:
