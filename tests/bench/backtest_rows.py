@@ -92,7 +92,7 @@ def backtest_reference(facts: Facts) -> Side:
     """A plain `cerebro.run()`: minute feeds, hours by `resampledata`, the same strategy, Backtrader's own broker."""
     import backtrader as bt
 
-    from adapters.backtrader.feeds import TIMEFRAMES, BarFeed, feed_name, nanos_of
+    from adapters.backtrader.feeds import TIMEFRAMES, BarFeed, feed_name
     from adapters.backtrader.ibs_strategy import IbsStrategy
     from adapters.backtrader.roots import DecisionBar, RootPlan
     from domain.bars import BarTable

@@ -230,7 +230,15 @@ RISK = build(
     market_silent_s=INT64,
     quiet_root_s=INT64,
 )
-MEMORIES = build(events.RootMemory, root=TEXT, bars_held=INT64, cooldown_left=INT64, last_exit_reason=TEXT)
+MEMORIES = build(
+    events.RootMemory,
+    root=TEXT,
+    bars_held=INT64,
+    cooldown_left=INT64,
+    last_exit_reason=TEXT,
+    was_short=BOOL,
+    average_range=st.none() | INT64,
+)
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
 MODELS = build(
     ModelRecord,
