@@ -79,8 +79,9 @@ def run_sessions(
         # Roots run one after the other; the result is in order of time, as a journal would have it.
         decisions[first:] = sorted(decisions[first:], key=lambda event: (event.ts, event.root))
         rolls += [roll for roll in market.rolls if roll.root in runners]
-        has_traded = any(len(market.bars[root].days) for root in runners if root in market.bars)
-        if has_traded and dates[-1:] != [market.date]:  # a journal's session may have several segments
+        if any(_has_traded(market, root) for root in runners) and dates[-1:] != [
+            market.date
+        ]:  # a journal's session may have several segments
             dates.append(market.date)
         on_session(market.date)
     return BacktestResult(
@@ -94,6 +95,14 @@ def run_sessions(
     )
 
 
+def _has_traded(market: MarketSession, root: str) -> bool:
+    """Inside its hours: what trades after a close is of the next session's file, and no day of its own."""
+    bars, hours = market.bars.get(root), market.opened.session.hours_of(root)
+    return bars is not None and bool(
+        ((bars.minutes[:, START] >= hours.open_ns) & (bars.minutes[:, START] < hours.close_ns)).any()
+    )
+
+
 # --------------------------------------------------------------- the sessions
 
 
@@ -104,9 +113,12 @@ def market_sessions(
     settings: StrategySettings,
     calendar: Calendar,
     models: tuple[ModelRecord, ...] = (),
-    seed: int = 1,
+    roots_on: Callable[[Sequence[TradedRoot], dt.date], tuple[TradedRoot, ...]] = lambda roots, _: tuple(roots),
 ) -> Iterator[MarketSession]:
-    """The sessions in which any of `roots` has a bar, in order. `models`: what is said of each traded root's veto."""
+    """The sessions in which any of `roots` has a bar, in order.
+
+    `models`: what is said of each traded root's veto. `roots_on`: the roots with the specs of a session.
+    """
     markets = {
         root.root: _RootMarket(root, [one for one in minutes if one.root == root.root], calendar) for root in roots
     }
@@ -121,14 +133,14 @@ def market_sessions(
             is_demo=False,
             account="backtest",
             clock="feed",
-            seed=seed,
+            seed=1,
             version="",
             code_digest="",
             config_digest="",
             libraries={},
             strategy=settings,
             risk=RiskSettings(),
-            roots=tuple(roots),
+            roots=roots_on(roots, session.date),
             contracts=tuple(contract for one in found for contract in one.contracts),
             feed_start_ns=session.start_ns,
             models=models,

@@ -108,18 +108,16 @@ def _of_journals(request: BacktestRequest) -> BacktestResult:
     """Every segment of every session, in order; settings, contracts and models are the recorded ones."""
     if request.config is not None or request.overlay:
         raise _refused("a journal has its own settings", "leave --config and --overlay out")
-    paths = sorted({segment for path in request.data for segment in segments_of(path)})
+    # One directory holds a session's segments once: by date, then by segment.
+    paths = list(dict.fromkeys(segment for path in sorted(request.data) for segment in segments_of(path)))
     sessions = [_recorded(path, request) for path in paths]
-    opened = {root.root: root for session in sessions for root in session.opened.roots if not root.is_reference}
-    wanted = _wanted(request, tuple(opened.values()))
+    wanted = _wanted(request, [root for session in sessions for root in session.opened.roots])
     models: dict[str, VetoModel] = {}
-    refusals: dict[str, str] = {}
     for path, session in zip(paths, sessions, strict=True):
         models |= find_models(session.opened.models, path.parent, request.models_dir)
-        refusals |= {record.root: record.refusal for record in session.opened.models if record.refusal}
-    chosen = [opened[root] for root in sorted(wanted)]
-    costs = BacktestCosts(slippage_ticks=request.slippage)
-    return run_sessions(sessions, partial(runners_of, chosen, models, refusals, costs))
+    return over_journals(
+        sessions, models=models, traded=sorted(wanted), costs=BacktestCosts(slippage_ticks=request.slippage)
+    )
 
 
 def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
@@ -202,6 +200,22 @@ def run_backtest(
     return run_sessions(
         sessions, partial(runners_of, chosen, models, refused, costs or BacktestCosts()), on_session=on_session
     )
+
+
+def over_journals(
+    sessions: Sequence[MarketSession],
+    *,
+    models: Mapping[str, VetoModel],
+    traded: Sequence[str] | None = None,
+    costs: BacktestCosts | None = None,
+) -> BacktestResult:
+    """Trade recorded sessions (`actors.recorded_sessions`) again, with the settings that each was recorded with."""
+    roots = {root.root: root for session in sessions for root in session.opened.roots if not root.is_reference}
+    chosen = [root for name, root in roots.items() if traded is None or name in traded]
+    refusals = {
+        record.root: record.refusal for session in sessions for record in session.opened.models if record.refusal
+    }
+    return run_sessions(sessions, partial(runners_of, chosen, models, refusals, costs or BacktestCosts()))
 
 
 def runners_of(

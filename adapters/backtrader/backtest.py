@@ -32,7 +32,7 @@ from domain.backtest import (
 )
 from domain.bars import Bar, BarTable, Timeframe
 from domain.events import RootMemory, SignalEvaluated, VetoScored
-from domain.feature_book import CarriedPercentile, FeatureVector
+from domain.feature_book import CarriedPercentile
 from domain.features import Requirement, required_inputs
 from domain.gates import auto_close_deadline
 from domain.history import Rows
@@ -41,7 +41,7 @@ from domain.instruments import TradedRoot, pairs_of
 from domain.optional_gates import gate_inputs, gate_names
 from domain.positions import net_pnl
 from domain.reference_feeds import ReferenceFeeds
-from domain.scorer import Judgement, Scorer
+from domain.scorer import Scorer
 from domain.units import DAY, SECOND, Nanos, Price, float_to_price, price_to_float
 from domain.veto import VetoModel
 
@@ -75,9 +75,7 @@ class RootBacktest:
         bars = market.bars.get(self._root.root)
         if plan is None or bars is None:
             return ()
-        feeder = self._feeder(market)
-        strategy = self._trade(market, plan, bars, feeder)
-        feeder.feed(market.opened.session.end_ns)
+        strategy = self._trade(market, plan, bars)
         (self._memory,) = strategy.memories()
         self.unfilled += strategy.unfilled
         return tuple(trade for fill in strategy.fills if (trade := self._settle(fill, market)) is not None)
@@ -88,7 +86,7 @@ class RootBacktest:
 
     # ------------------------------------------------------------- one session
 
-    def _trade(self, market: MarketSession, plan: RootPlan, bars: RootBars, feeder: _Feeder) -> _SessionStrategy:
+    def _trade(self, market: MarketSession, plan: RootPlan, bars: RootBars) -> _SessionStrategy:
         opened, root = market.opened, plan.root
         settings = opened.strategy.of(root)
         deadline = auto_close_deadline(settings, market.date, opened.session.hours_of(root).close_ns)
@@ -114,6 +112,7 @@ class RootBacktest:
             )
             return tape
 
+        feeder = self._feeder(market)
         cerebro = bt.Cerebro(stdstats=False)
         cerebro.broker = broker
         cerebro.adddata(minutes, name=feed_name(root, "1m"))
@@ -126,12 +125,14 @@ class RootBacktest:
             deadline_of=lambda root, ts: deadline,
             roll_closes=closes,
             listener=self._heard,
-            scorer=feeder,
-            feeds=feeder if opened.required_reference_feeds else None,
+            scorer=self._scorer,
+            feeds=feeder.required if opened.required_reference_feeds else None,
             begin=begin,
+            feeder=feeder,
             late=market.late,
         )
         (strategy,) = cerebro.run()
+        feeder.feed(opened.session.end_ns)
         found: _SessionStrategy = strategy
         return found
 
@@ -142,13 +143,13 @@ class RootBacktest:
         for table in bars.history:
             if table.timeframe == timeframe:
                 strategy.warm_up(root, *(table.data[:, column].tolist() for column in (HIGH, LOW, CLOSE)))
+        memories = (self._memory,) if market.memories is None else market.memories
+        memory = next((memory for memory in memories if memory is not None and memory.root == root), None)
         for position in market.positions:
             if position.root == root:
-                strategy.restore_position(position, None)
-        memories = (self._memory,) if market.memories is None else market.memories
-        for memory in memories:
-            if memory is not None and memory.root == root:
-                strategy.restore_memory(memory)
+                strategy.restore_position(position, None, None if memory is None else memory.average_range)
+        if memory is not None:
+            strategy.restore_memory(memory)
         if market.is_continued:
             return
         if bars.rolled_from is not None and self._root.roll_policy == "close_and_reopen":
@@ -199,6 +200,8 @@ class RootBacktest:
         if entry is None:
             return None  # what a journal had carried into the session
         scored = self._entered.pop(entry.note.decided_ns, None)
+        # The session's own: what a contract is worth has changed over the years.
+        root = next(root for root in market.opened.roots if root.root == self._root.root)
         return BacktestTrade(
             root=self._root.root,
             contract=fill.note.contract,
@@ -216,8 +219,8 @@ class RootBacktest:
                 entry=entry.price,
                 exit=fill.price,
                 quantity=entry.quantity,
-                multiplier=self._root.order_spec.multiplier,
-                commission_per_side=self._root.commission_per_side,
+                multiplier=root.order_spec.multiplier,
+                commission_per_side=root.commission_per_side,
             ),
             ibs=entry.note.ibs,
             features=() if scored is None or self._model is None else tuple(self._model.features),
@@ -244,7 +247,8 @@ class _Fill:
 class NextBarBroker(bt.brokers.BackBroker):  # type: ignore[misc]  # backtrader has no types
     """Backtrader's broker with the fills of `live`.
 
-    A market order fills at the next bar's open, worse by the slippage. A limit order fills at its price once a
+    A market order fills at the next bar's open, worse by the slippage; without a trade in time, at the last
+    close. A limit order fills at its price once a
     bar after the decision went at least a tick through it; when its time is over it is cancelled, touched or not.
     """
 
@@ -260,6 +264,13 @@ class NextBarBroker(bt.brokers.BackBroker):  # type: ignore[misc]  # backtrader 
         self.set_slippage_fixed(slippage, slip_open=True, slip_match=True, slip_out=True)
         self._cancel_after = settings.cancel_after_s * SECOND
         self._tick_size = tick_size
+
+    def _try_exec_market(self, order: Any, popen: float, phigh: float, plow: float) -> None:
+        if self.tape.is_untraded:
+            order.addinfo(fill_ns=self.tape.now)
+            self._execute(order, ago=0, price=order.data.close[0])
+        else:
+            super()._try_exec_market(order, popen, phigh, plow)
 
     def _try_exec_limit(self, order: Any, popen: float, phigh: float, plow: float, plimit: float) -> None:
         note: RequestNote = order.info.request
@@ -303,7 +314,7 @@ class RecordedBroker(NextBarBroker):
 class _SessionStrategy(IbsStrategy):
     """The strategy of one session and root: says when it is watching, and keeps what was filled."""
 
-    params: Any = (("begin", None), ("late", frozenset()))
+    params: Any = (("begin", None), ("feeder", None), ("late", frozenset()))
 
     def start(self) -> None:
         (self._state,) = self._states
@@ -314,7 +325,7 @@ class _SessionStrategy(IbsStrategy):
 
     def next(self) -> None:
         self.is_late = self._tape.now in self.p.late
-        self.p.scorer.feed(self._tape.now)
+        self.p.feeder.feed(self._tape.now)
         super().next()
 
     @property
@@ -357,16 +368,16 @@ class _SessionStrategy(IbsStrategy):
 
 
 class _Feeder:
-    """The scorer of a session, which has every bar that had ended when it is asked."""
+    """Gives the scorer a session's bars as they end."""
 
     def __init__(self, scorer: Scorer, inputs: frozenset[tuple[str, Timeframe]], market: MarketSession) -> None:
         self._scorer = scorer
-        self._required = ReferenceFeeds(
+        self.required = ReferenceFeeds(
             market.opened.required_reference_feeds,
             tables=_tables(market),
             session_start=market.opened.session.start_ns,
         )
-        read = inputs | {(root, "1d") for root in self._required.roots}
+        read = inputs | {(root, "1d") for root in self.required.roots}
         tables = [
             (root, timeframe, rows)
             for root, bars in market.bars.items()
@@ -382,27 +393,13 @@ class _Feeder:
         self._tables = [(root, rows) for root, _, rows in tables]
         self._next = 0
 
-    def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
-        """As `Scorer.judge`."""
-        self.feed(bar_end)
-        return self._scorer.judge(root, bar_end, is_short=is_short)
-
-    def gate_values(self, root: str, bar_end: Nanos) -> FeatureVector | str:
-        """As `Scorer.gate_values`."""
-        self.feed(bar_end)
-        return self._scorer.gate_values(root, bar_end)
-
-    def missing(self) -> tuple[str, ...]:
-        """As `ReferenceFeeds.missing`."""
-        return self._required.missing()
-
-    def feed(self, until: Nanos) -> None:
+    def feed(self, until: int) -> None:
         """The bars that have ended by `until`."""
         while self._next < len(self._due) and self._due[self._next][0] <= until:
             _, is_day, _, table, row = self._due[self._next]
             bar = _bar(*self._tables[table], row)
             if is_day:
-                self._required.add_day(bar)
+                self.required.add_day(bar)
                 self._scorer.add_day(bar)
             else:
                 self._scorer.add_hour(bar)

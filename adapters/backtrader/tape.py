@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from adapters.backtrader.feeds import _ClosedBars, stamp_of
-from domain.backtest import CLOSE, END, START
+from domain.backtest import CLOSE, END, OPEN, START
 from domain.history import Rows
 from domain.units import MINUTE, PRICE_SCALE, SECOND, Nanos
 
@@ -113,8 +113,11 @@ class Tape:
         """The first one of each that is not over."""
         self.now = 0
         """The running turn."""
+        self.is_untraded = False
+        """The running turn is the end of the time that a market order waits for a trade."""
         self._order: tuple[int, int] | None = None
         """The unfinished market order and when it was asked for."""
+        self._untraded_at: int | None = None
 
     def advance(self) -> None:
         """Give the feeds the bars of the next turn, or end them."""
@@ -125,6 +128,10 @@ class Tape:
                 feed.is_over = True
             return
         ts, minute = turn
+        if minute is None and self.now == 0:
+            # A position carried into the session may have to be left before a minute: an order needs a bar.
+            first = self._minutes[:1, OPEN] if len(self._minutes) else self._hours[:1, OPEN]
+            minute = _flat(ts, int(first[0]) if len(first) else 0)
         stamp = stamp_of(Nanos(ts))
         if self._hour < len(self._hour_ends) and self._hour_ends[self._hour] == ts:
             self._hour_feed.pending = (stamp, self._hours[self._hour].tolist())
@@ -133,20 +140,17 @@ class Tape:
             self._minute_feed.pending = (stamp, minute)
         elif self._hour_feed.pending is None:
             self._clock_feed.pending = (stamp, _flat(ts, 0))
-        self.now = ts
+        self.now, self.is_untraded = ts, self._untraded_at == ts
 
     def _asleep(self) -> tuple[int, _Row] | None:
         """The next decision bar, with the minute that it ends with: an order is placed on a feed that has a bar."""
-        self._order = None
+        self._order = self._untraded_at = None
         if self._hour == len(self._hour_ends):
             return None
         ts = self._hour_ends[self._hour]
-        self._skip_until(ts)
+        self._minute = int(np.searchsorted(self._minute_ends, ts, "right"))
         last = self._minutes[self._minute - 1] if self._minute else self._hours[self._hour]
         return ts, last.tolist() if last[END] == ts and self._minute else _flat(ts, int(last[CLOSE]))
-
-    def _skip_until(self, ts: int) -> None:
-        self._minute = int(np.searchsorted(self._minute_ends, ts, "right"))
 
     def _awake(self) -> tuple[int, _Row | None] | None:
         """Whatever comes first; ties are one turn."""
@@ -160,32 +164,30 @@ class Tape:
             self._clock += 1
         if self._clock < len(self._clocks) and self._watcher.is_watching:
             candidates.append(self._clocks[self._clock])
-        untraded = self._untraded()
-        if untraded is not None:
-            candidates.append(untraded[1])
+        self._untraded_at = self._untraded()
+        if self._untraded_at is not None:
+            candidates.append(self._untraded_at)
         if not candidates:
             return None
         ts = min(candidates)
         if has_minute and self._minute_ends[self._minute] == ts:
             self._minute += 1
             return ts, self._minutes[self._minute - 1].tolist()
-        return ts, untraded if untraded is not None and untraded[1] == ts else None
+        return ts, None
 
-    def _untraded(self) -> _Row | None:
-        """The bar that stands in for a trade, when a market order has none in time."""
+    def _untraded(self) -> int | None:
+        """When a market order is taken for filled, which has no trade by then."""
         ref = self._watcher.market_order
         if ref is None:
             self._order = None
             return None
         if self._order is None or self._order[0] != ref:
             self._order = (ref, self.now)
-        start = self._order[1] + NO_TRADE_LIMIT
-        if start + MINUTE <= self.now:
-            return None  # given once; the order has not taken it
-        if self._minute < len(self._minutes) and self._minutes[self._minute, START] <= start:
-            return None
-        last = self._minutes[self._minute - 1] if self._minute else self._hours[max(self._hour - 1, 0)]
-        return _flat(start + MINUTE, int(last[CLOSE]))
+        ts = self._order[1] + NO_TRADE_LIMIT
+        if ts <= self.now:
+            return None  # given once; a recorded order has not taken it
+        is_traded = self._minute < len(self._minutes) and self._minutes[self._minute, START] <= ts
+        return None if is_traded else ts
 
 
 def _flat(end: int, price: int) -> _Row:

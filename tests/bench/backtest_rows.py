@@ -9,7 +9,7 @@ from typing import Any
 from tests.bench.pairs import Benchmark, Facts, Row, Scale, Side, Stopwatch
 
 ROOTS = ("ES", "NQ", "RTY", "YM", "GC", "SI", "HG", "CL", "NG", "6A", "6B", "6E")
-SESSIONS = 10
+SESSIONS = 5
 FIRST = dt.date(2024, 3, 4)
 TICK = 250_000_000
 
