@@ -176,9 +176,10 @@ class Account:
         if not self.stale:
             return ""
         model = next((model for model in self.session.models if model.root == root and not model.refusal), None)
-        inputs = gate_inputs(self.session.strategy.of(root))
+        pair = self.roots[root].pair if root in self.roots else None
+        inputs = gate_inputs(self.session.strategy.of(root), pair=pair)
         if model is not None:
-            inputs += required_inputs(model.features, model.feature_set)
+            inputs += required_inputs(model.features, model.feature_set, pair=pair)
         reads = [root, *(need.root for need in inputs if need.root is not None)]
         return next((f"{read} is stale: {self.stale[read][1]}" for read in reads if read in self.stale), "")
 

@@ -500,8 +500,8 @@ class _View:
             return _Result(None, f"{place.name}: days without a bar inside the window")
         percentile = population.percentile()
         if base.is_own:
-            missing = _Result(None, _why(place.name, place.count, base.window))
-            return missing if percentile is None else _Result(percentile)
+            why = "" if percentile is not None else _why(place.name, place.count, base.window)
+            return _Result(percentile, why)
         value = self.of_bars(base)
         return value if value.value is None or percentile is None else value._replace(value=percentile)
 

@@ -31,7 +31,7 @@ from domain.units import HOUR, SECOND, Nanos
 from domain.veto import ModelRecord
 from tests.actors.session_file import SessionFile
 from tests.actors.test_execution import DECIDED, Desk
-from tests.builders import at, bar_of
+from tests.builders import at, bar_of, opened_session
 
 GC_STALE = RootStatusChanged(root="GC", status="stale", reason="the gateway does not map GCM4")
 GC_LIVE = RootStatusChanged(root="GC", status="live", reason="")
@@ -60,6 +60,15 @@ def test_a_stale_root_blocks_its_dependents_only() -> None:
         assert verdict(desk, "nq", root="NQ", contract="NQM4")[0]
         desk.put(GC_LIVE)
         assert verdict(desk, "gc again", root="GC", contract="GCM4")[0]
+
+
+def test_a_stale_pair_blocks_what_reads_the_pair() -> None:
+    reads_pair = attrs.evolve(READS_GC, features=("pair_ibs_pct",))
+    for pair, is_allowed in (("GC", False), ("NQ", True)):
+        roots = tuple(attrs.evolve(r, pair=pair) if r.root == "ES" else r for r in opened_session().roots)
+        desk = Desk(models=(reads_pair,), strategy=StrategySettings(), roots=roots)
+        desk.put(GC_STALE)
+        assert verdict(desk)[0] == is_allowed
 
 
 def test_a_silent_market_lets_nothing_in_and_ends_with_the_next_trade() -> None:

@@ -106,7 +106,7 @@ def step_work(facts: Facts) -> Side:
     """The day's slices through the session's engine, one turn each."""
     from adapters.backtrader.engine import build_engine
 
-    opened, slices = _slices(facts)
+    opened, slices = read_slices(facts)
     engines = [build_engine(opened, None, ()) for _ in range(TURNS_REPEATED)]
     given: list[list[Any]] = [[] for _ in engines]
     with Stopwatch() as watch:
@@ -118,6 +118,17 @@ def step_work(facts: Facts) -> Side:
 
 def step_reference(facts: Facts) -> Side:
     """A plain `cerebro.run()` in next mode: the same strategy, feeds of the same bars, Backtrader's own broker."""
+    opened, slices = read_slices(facts)
+    given: list[list[Any]] = [[] for _ in range(TURNS_REPEATED)]
+    cerebros = plain_cerebros(opened, slices, given)
+    with Stopwatch() as watch:
+        for cerebro in cerebros:
+            cerebro.run(runonce=False, preload=False)
+    return _per_turn(watch, len(slices), given)
+
+
+def plain_cerebros(opened: Any, slices: list[Any], given: list[list[Any]]) -> list[Any]:
+    """One for each list in `given`, which takes what the strategy says of the slices' bars."""
     import backtrader as bt
 
     from adapters.backtrader.feeds import TIMEFRAMES, BarFeed, feed_name
@@ -125,7 +136,6 @@ def step_reference(facts: Facts) -> Side:
     from adapters.backtrader.roots import plans_of
     from domain.gates import auto_close_deadline
 
-    opened, slices = _slices(facts)
     plans = plans_of(opened, None)
     deadlines = {
         plan.root: auto_close_deadline(
@@ -138,29 +148,25 @@ def step_reference(facts: Facts) -> Side:
         for timeframe, closing in (("1m", closed.minutes), ("1h", closed.hours), ("1d", closed.days)):
             for bar in closing:
                 bars.setdefault((bar.contract, timeframe), []).append(bar)
-    cerebros, given = [], []
-    for _ in range(TURNS_REPEATED):
+    cerebros = []
+    for events in given:
         cerebro = bt.Cerebro(stdstats=False)
         for timeframe in TIMEFRAMES:
             for plan in plans:
                 feed = BarFeed(bars=tuple(bars.get((plan.contract, timeframe), ())), **TIMEFRAMES[timeframe])
                 cerebro.adddata(feed, name=feed_name(plan.root, timeframe))
-        given.append([])
         cerebro.addstrategy(
             IbsStrategy,
             settings=opened.strategy,
             plans=plans,
             deadline_of=lambda root, _: deadlines[root],
-            listener=given[-1].append,
+            listener=events.append,
         )
         cerebros.append(cerebro)
-    with Stopwatch() as watch:
-        for cerebro in cerebros:
-            cerebro.run(runonce=False, preload=False)
-    return _per_turn(watch, len(slices), given)
+    return cerebros
 
 
-def _slices(facts: Facts) -> tuple[Any, list[Any]]:
+def read_slices(facts: Facts) -> tuple[Any, list[Any]]:
     """The session with a strategy that evaluates every hour and never enters, and the slices with a traded bar."""
     import attrs
 

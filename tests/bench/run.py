@@ -22,6 +22,7 @@ import attrs  # noqa: E402
 
 from tests.bench import growth, report  # noqa: E402
 from tests.bench.backtest_rows import BACKTEST  # noqa: E402
+from tests.bench.decision_rows import DECISION  # noqa: E402
 from tests.bench.engine_rows import FOREST, STEP  # noqa: E402
 from tests.bench.journal_rows import JOURNAL  # noqa: E402
 from tests.bench.latency_rows import LATENCY  # noqa: E402
@@ -31,7 +32,7 @@ from tests.bench.replay_rows import INPUT, REPLAY  # noqa: E402
 
 BENCHMARKS: dict[str, Benchmark] = {
     benchmark.name: benchmark
-    for benchmark in (REPLAY, INPUT, FOREST, STEP, BACKTEST, JOURNAL, INGEST, LATENCY, RECOVERY, HELP)
+    for benchmark in (REPLAY, INPUT, FOREST, STEP, DECISION, BACKTEST, JOURNAL, INGEST, LATENCY, RECOVERY, HELP)
 }
 GROWTH = "growth"
 ROW_ORDER = tuple(row.name for benchmark in BENCHMARKS.values() for row in benchmark.rows)
