@@ -446,9 +446,13 @@ def _field_lines(found: Mapping[str, Any]) -> Iterator[str]:
 # ---------------------------------------------------------------- summary
 
 
+def _has_veto(opened: SessionOpened) -> bool:
+    return any(opened.strategy.of(root.root).veto for root in opened.roots if not root.is_reference)
+
+
 def summary(tally: Tally) -> list[str]:
     """What the session came to, for a person."""
-    veto = "on" if tally.opened is None or tally.opened.strategy.veto else "off"
+    veto = "on" if tally.opened is None or _has_veto(tally.opened) else "off"
     counts = tally.bars
     lines = [
         f"trades     {tally.trades:,}" + (f", {tally.late:,} late and in no bar" if tally.late else ""),

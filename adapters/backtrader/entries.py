@@ -1,4 +1,4 @@
-"""What may be entered at a decision bar: its side, its size, and every gate but the veto."""
+"""What may be entered at a decision bar: its side, its size, every gate but the veto, and what is said of it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 import attrs
 
+from adapters.backtrader.broker import RequestNote
 from adapters.backtrader.roots import WINDOW_BARS, DecisionBar, RootState
+from domain.events import VetoScored
 from domain.feature_book import FeatureVector
 from domain.gates import (
     Gate,
@@ -25,8 +27,9 @@ from domain.gates import (
     time_gate,
     warmup_gate,
 )
-from domain.levels import Distances, atr_gate, contracts_at_risk, distances, size_gate
+from domain.levels import Distances, atr_gate, contracts_at_risk, distances, resting_legs, size_gate
 from domain.optional_gates import feature_gates
+from domain.scorer import Judgement
 from domain.units import Nanos, Price
 
 
@@ -79,6 +82,44 @@ def candidate_of(
         *sized,
     )
     return Candidate(is_short=is_short, quantity=quantity, away=away, average_range=average, gates=gates)
+
+
+def entry_note(state: RootState, bar: DecisionBar, candidate: Candidate, judgement: Judgement) -> RequestNote:
+    """What is said of the entry that `candidate` has become."""
+    plan = state.plan
+    return RequestNote(
+        root=plan.root,
+        contract=plan.contract,
+        intent="entry",
+        reason="reopen" if state.is_reopening else "ibs",
+        decided_ns=bar.end,
+        bar_ns=state.decision_ns,
+        price=bar.close,
+        ibs=bar.ibs.value,
+        probability=None if judgement.score is None else judgement.score.probability,
+        threshold=judgement.threshold,
+        average_range=candidate.average_range,
+        **resting_legs(bar.close, candidate.away, state.settings, plan.tick_size, is_short=candidate.is_short),
+    )
+
+
+def scored_of(root: str, judgement: Judgement) -> VetoScored | None:
+    """The record of the model's answer; None where it could not be asked."""
+    vector, score, threshold = judgement.vector, judgement.score, judgement.threshold
+    if vector is None or score is None or threshold is None:
+        return None
+    return VetoScored(
+        root=root,
+        ts=vector.ts,
+        digest=judgement.digest,
+        values=vector.complete(),
+        carried=vector.carried,
+        probability=score.probability,
+        threshold=threshold,
+        is_passed=judgement.gate.is_passed,
+        bias=score.bias,
+        contributions=score.contributions,
+    )
 
 
 def _quantity(state: RootState, away: Distances, *, is_known: bool) -> int:

@@ -20,7 +20,7 @@ from typing import Any
 import backtrader as bt
 
 from adapters.backtrader.broker import RequestNote
-from adapters.backtrader.entries import Candidate, candidate_of
+from adapters.backtrader.entries import Candidate, candidate_of, entry_note, scored_of
 from adapters.backtrader.feeds import feed_name, nanos_of
 from adapters.backtrader.own_scorer import OwnScorer
 from adapters.backtrader.roots import DecisionBar, FeedReader, Holding, RootPlan, RootState, holding_at
@@ -29,7 +29,6 @@ from domain.events import RootMemory, SignalEvaluated, Verdict, VetoScored
 from domain.feature_book import FeatureVector
 from domain.gates import VETO_OFF, auto_close_deadline, first_refusal, is_in_band, unscored_gate
 from domain.ibs import StrategySettings, internal_bar_strength
-from domain.levels import resting_legs
 from domain.optional_gates import gate_names
 from domain.positions import Position
 from domain.scorer import Judgement, Scorer
@@ -234,22 +233,9 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             return Judgement(gate=unscored_gate("veto_model_missing"))
         root = state.plan.root
         judgement = self._scorer.judge(root, bar.end, is_short=candidate.is_short)
-        vector, score, threshold = judgement.vector, judgement.score, judgement.threshold
-        if vector is not None and score is not None and threshold is not None:
-            self._listener(
-                VetoScored(
-                    root=root,
-                    ts=vector.ts,
-                    digest=judgement.digest,
-                    values=vector.complete(),
-                    carried=vector.carried,
-                    probability=score.probability,
-                    threshold=threshold,
-                    is_passed=judgement.gate.is_passed,
-                    bias=score.bias,
-                    contributions=score.contributions,
-                )
-            )
+        scored = scored_of(root, judgement)
+        if scored is not None:
+            self._listener(scored)
         return judgement
 
     # ---------------------------------------------------------------- exits
@@ -348,20 +334,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
 
     def _request_entry(self, state: RootState, bar: DecisionBar, candidate: Candidate, judgement: Judgement) -> None:
         plan, settings, is_short = state.plan, state.settings, candidate.is_short
-        note = RequestNote(
-            root=plan.root,
-            contract=plan.contract,
-            intent="entry",
-            reason="reopen" if state.is_reopening else "ibs",
-            decided_ns=bar.end,
-            bar_ns=state.decision_ns,
-            price=bar.close,
-            ibs=bar.ibs.value,
-            probability=None if judgement.score is None else judgement.score.probability,
-            threshold=judgement.threshold,
-            average_range=candidate.average_range,
-            **resting_legs(bar.close, candidate.away, settings, plan.tick_size, is_short=is_short),
-        )
+        note = entry_note(state, bar, candidate, judgement)
         how: dict[str, Any] = {}
         if settings.entry_order == "limit":
             limit = round_to_tick(bar.close, plan.tick_size, up=is_short)

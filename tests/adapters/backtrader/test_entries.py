@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import random
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from actors.carry import fresh_state
 from adapters.backtrader.engine import CerebroEngine, build_engine
 from domain.bars import BarTable
 from domain.events import ContractRolled, OrderRequested, RootMemory, SignalEvaluated, SliceClosed
+from domain.features import FEATURE_SET_VERSION, feature_names
 from domain.ibs import FeatureGate, StrategySettings
 from domain.levels import ATR_BARS
 from domain.positions import Position
@@ -186,3 +188,30 @@ def test_a_roll_opens_the_side_again_that_it_has_closed(
     sides = [(request.reason, request.side) for request in requests_of(out)]
     assert sides == ([] if reason else [("reopen", "sell" if was_short else "buy")])
     assert [memory.was_short for memory in engine.memories()] == [was_short]
+
+
+def test_every_feature_can_be_a_gate_and_each_verdict_stands_in_the_evaluation(kit: SimpleNamespace) -> None:
+    names = feature_names(FEATURE_SET_VERSION)
+    gates = tuple(FeatureGate(name=name, low=-1e12) for name in names)
+    walk = random.Random(1)
+    hours, days, price = [], [], 4_000
+    for i in range(1_450, 0, -1):
+        start = price
+        price += walk.randint(-8, 8)
+        ohlc = (start, max(start, price) + walk.randint(1, 4), min(start, price) - walk.randint(1, 4), price)
+        end = kit.chicago(kit.MONDAY, 9)
+        hours.append(attrs.evolve(kit.bar("ES", Nanos(end - i * HOUR), ohlc, length=HOUR), volume=100 + i % 17))
+        date = kit.MONDAY - dt.timedelta(days=i)
+        days.append(attrs.evolve(kit.bar("ES", kit.chicago(date, 16), ohlc, length=23 * HOUR), volume=100 + i % 13))
+    history = [BarTable.of_bars("ES", "1h", hours), BarTable.of_bars("ES", "1d", days)]
+    engine = build_engine(kit.session_opened(("ES",), settings=attrs.evolve(SETTINGS, gates=gates)), None, history)
+    (signal,) = engine.step(hour(kit, 9, ("ES", (4_000, 4_004, 3_996, 3_996))))
+    assert isinstance(signal, SignalEvaluated)
+    verdicts = {gate.name: gate for gate in signal.gates}
+    assert [gate.name for gate in signal.gates if gate.name in names] == list(names)
+    # What reads other roots has no bars here; all else has a value.
+    missing = {name for name in names if not verdicts[name].is_passed}
+    assert all(verdicts[name].reason == f"{name}_missing" for name in missing)
+    reasons = {name: str(verdicts[name].value) for name in missing}
+    assert {name: why for name, why in reasons.items() if "no bars" not in why and "pair" not in why} == {}
+    assert {"es_hourly_z_score", "rsi_len_14", "daily_rsi_len_14", "ibs_pct"} <= verdicts.keys() - missing

@@ -16,10 +16,11 @@ from adapters.backtrader.engine import build_engine
 from domain.bars import Bar
 from domain.events import OrderRequested, SignalEvaluated, SliceClosed
 from domain.ibs import StrategySettings
+from domain.levels import ATR_BARS
 from domain.units import Price
 
 TICK = 250_000_000
-MINUTES = 420
+MINUTES = ATR_BARS + 150
 BASE = StrategySettings(
     veto=False,
     decision_timeframe="1m",
@@ -60,14 +61,15 @@ def upside_down(slices: Iterable[SliceClosed], level: int) -> list[SliceClosed]:
     ]
 
 
-def played(kit: SimpleNamespace, slices: Iterable[SliceClosed], strategy: StrategySettings) -> Any:
+def played(kit: SimpleNamespace, slices: Sequence[SliceClosed], strategy: StrategySettings) -> Any:
+    """The first bars are history: as many as the average range needs."""
     opened = kit.session_opened(("ES", "NQ"), settings=strategy)
     # Coarse, so that what is sent is rounded.
     spec = attrs.evolve(opened.roots[0].data_spec, tick_size=Price(3 * TICK))
     roots = tuple(attrs.evolve(root, data_spec=spec) for root in opened.roots)
-    engine = build_engine(attrs.evolve(opened, roots=roots), None, [])
-    journal = kit.Journal(engine)
-    for closed in slices:
+    history = kit.tables_of(slices[:ATR_BARS], ("1m",))
+    journal = kit.Journal(build_engine(attrs.evolve(opened, roots=roots), None, history))
+    for closed in slices[ATR_BARS:]:
         journal.close(closed)
     return journal
 
@@ -164,7 +166,7 @@ def test_a_short_is_left_for_each_reason_that_a_long_is(kit: SimpleNamespace) ->
 
 @pytest.mark.parametrize(("side", "sides"), [("long", {"buy"}), ("short", {"sell"}), ("both", {"buy", "sell"})])
 def test_only_the_configured_side_is_entered(kit: SimpleNamespace, side: Any, sides: set[str]) -> None:
-    slices = kit.slices_of(kit.random_minutes(("ES", "NQ"), 1)[:240])
+    slices = kit.slices_of(kit.random_minutes(("ES", "NQ"), 1)[: ATR_BARS + 60])
     journal = played(kit, slices, attrs.evolve(BASE, side=side, pivot_gate=False))
     assert {order.side for order in journal.requests if order.intent == "entry"} == sides
     named = {gate.value for signal in journal.signals for gate in signal.gates if gate.name == "side"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import math
 from decimal import Decimal
+from functools import partial
 from typing import Any, get_args
 
 import attrs
@@ -168,46 +169,41 @@ CONTRACTS = build(
     roll_session=st.none() | st.dates(),
 )
 FEATURE_GATES = build(FeatureGate, name=TEXT, low=st.none() | FLOAT, high=st.none() | FLOAT, allowed=many(FLOAT))
-
-
-def strategies(roots: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    return build(
-        StrategySettings,
-        name=TEXT,
-        veto=BOOL,
-        decision_timeframe=st.sampled_from(["1h", "1m"]),
-        entry_ibs_low=FLOAT,
-        entry_ibs_high=FLOAT,
-        exit_ibs_low=FLOAT,
-        exit_ibs_high=FLOAT,
-        pivot_gate=BOOL,
-        pivot_strength=INT64,
-        entry_windows=many(TEXT),
-        warmup_bars=INT64,
-        stop_pct=MONEY,
-        target_pct=MONEY,
-        bracket=BOOL,
-        protective_stop=MONEY,
-        exit_after_bars=INT64,
-        auto_close=TEXT,
-        auto_close_before_end_s=INT64,
-        no_entry_before_auto_close_s=INT64,
-        cooldown_bars=INT64,
-        cooldown_after_stop_bars=INT64,
-        entry_order=ORDER_TYPE,
-        cancel_after_s=INT64,
-        side=st.sampled_from(["long", "short", "both"]),
-        gates=many(FEATURE_GATES),
-        stop_atr=st.none() | MONEY,
-        target_atr=st.none() | MONEY,
-        sizing=st.sampled_from(["fixed", "risk"]),
-        risk_usd=st.none() | MONEY,
-        max_size=st.none() | INT64,
-        roots=roots,
-    )
-
-
-STRATEGIES = strategies(many(st.tuples(TEXT, strategies(st.just(())))))
+settings_with = partial(
+    build,
+    StrategySettings,
+    name=TEXT,
+    side=st.sampled_from(["long", "short", "both"]),
+    gates=many(FEATURE_GATES),
+    stop_atr=st.none() | MONEY,
+    target_atr=st.none() | MONEY,
+    sizing=st.sampled_from(["fixed", "risk"]),
+    risk_usd=st.none() | MONEY,
+    max_size=st.none() | INT64,
+    veto=BOOL,
+    decision_timeframe=st.sampled_from(["1h", "1m"]),
+    entry_ibs_low=FLOAT,
+    entry_ibs_high=FLOAT,
+    exit_ibs_low=FLOAT,
+    exit_ibs_high=FLOAT,
+    pivot_gate=BOOL,
+    pivot_strength=INT64,
+    entry_windows=many(TEXT),
+    warmup_bars=INT64,
+    stop_pct=MONEY,
+    target_pct=MONEY,
+    bracket=BOOL,
+    protective_stop=MONEY,
+    exit_after_bars=INT64,
+    auto_close=TEXT,
+    auto_close_before_end_s=INT64,
+    no_entry_before_auto_close_s=INT64,
+    cooldown_bars=INT64,
+    cooldown_after_stop_bars=INT64,
+    entry_order=ORDER_TYPE,
+    cancel_after_s=INT64,
+)
+STRATEGIES = settings_with(roots=many(st.tuples(TEXT, settings_with(roots=st.just(())))))
 RISK = build(
     RiskSettings,
     max_positions=INT64,
@@ -236,8 +232,8 @@ MEMORIES = build(
     bars_held=INT64,
     cooldown_left=INT64,
     last_exit_reason=TEXT,
-    was_short=BOOL,
     average_range=st.none() | INT64,
+    was_short=BOOL,
 )
 GATES = build(Gate, name=TEXT, is_passed=BOOL, value=st.none() | TEXT, reason=TEXT)
 MODELS = build(
