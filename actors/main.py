@@ -166,7 +166,7 @@ def simulate(seed: int, count: int, faults: str, as_json: bool) -> None:
 @click.option("--demo", is_flag=True, help="On the simulated market, for the roots of the demo.")
 @click.option("--config", type=click.Path(path_type=Path), help="Default: as for live, else the shipped settings.")
 @click.option("--features", default="", metavar="NAME,NAME...", help="Default: the demo's, as far as the files go.")
-@click.option("--grid", type=click.Choice(["small", "wide"]), default="small", show_default=True)
+@click.option("--grid", type=click.Choice(["one", "small", "wide"]), default="small", show_default=True)
 @click.option("--min-trades", type=click.IntRange(1), default=30, show_default=True, help="That a threshold leaves.")
 @click.option("--leak-checks", type=click.IntRange(1), default=3, show_default=True, help="Runs on cut data, per root.")
 @click.option("--force", is_flag=True, help="Write bundles that are not better than no veto too.")

@@ -168,3 +168,5 @@ class Material:
     training_start: str
     training_end: str
     """ISO 8601; start inclusive, end exclusive."""
+    strategy: Mapping[str, str] = attrs.field(factory=dict)
+    """Parameters of the strategy that are not the defaults: the veto has learned of its entries with these."""

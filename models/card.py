@@ -142,6 +142,8 @@ def _facts(said: BundleDescription, trained: Trained) -> str:
         "Signal product": f"{said.signal_product}, {said.market} market",
         "Training window": f"{said.training_start} to {said.training_end}",
         "Rows": f"{trained.metrics['rows']:,} entries in {trained.metrics['sessions']:,} sessions",
+        "Strategy": ", ".join(f"{name}={value}" for name, value in said.metrics.get("strategy", {}).items())
+        or "the defaults",
         "Label": said.label,
         "Threshold": f"{said.threshold:.6f}",
         "Forest": ", ".join(f"{name}={value}" for name, value in said.params.items()),

@@ -29,10 +29,12 @@ Mask = npt.NDArray[np.bool_]
 
 def _grid(**choices: tuple[Any, ...]) -> tuple[Mapping[str, Any], ...]:
     common = {"max_features": "sqrt", "class_weight": None}
-    return tuple({**common, **dict(zip(choices, chosen, strict=True))} for chosen in product(*choices.values()))
+    forests = (dict(zip(choices, chosen, strict=True)) for chosen in product(*choices.values()))
+    return tuple({**chosen, **(common | chosen)} for chosen in forests)
 
 
 GRIDS: Mapping[str, tuple[Mapping[str, Any], ...]] = {
+    "one": _grid(n_estimators=(100,), max_depth=(4,), min_samples_leaf=(8,)),
     "small": _grid(n_estimators=(100,), max_depth=(3, 5), min_samples_leaf=(8, 24)),
     "wide": _grid(
         n_estimators=(300,), max_depth=(2, 3, 4, 6), min_samples_leaf=(5, 10, 20, 40), max_features=("sqrt", 0.5)

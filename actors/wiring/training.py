@@ -196,7 +196,7 @@ def _description(material: Material, trained: Trained, seed: int, command: str) 
         training_end=material.training_end,
         data_digest=trained.data_digest,
         label=LABEL,
-        metrics=trained.metrics,
+        metrics={**trained.metrics, "strategy": dict(material.strategy)},
         folds=trained.folds,
         command=command,
         seed=seed,

@@ -27,7 +27,7 @@ from domain.risk import RiskSettings
 from domain.sessions import iso_utc
 from domain.units import MINUTE, Nanos
 from models.candidates import Candidates, Material, PassEverything, Row, rows_of
-from models.validation import TrainingPlan
+from models.validation import GRIDS, TrainingPlan
 
 FEATURES = (
     "volume_z_percentile",
@@ -62,18 +62,7 @@ FEATURES = (
 """What the predecessor's ES model read, without its two inputs from VIX, in its order."""
 
 
-PLAN = TrainingPlan(
-    grid=(
-        {
-            "n_estimators": 100,
-            "max_depth": 4,
-            "min_samples_leaf": 8,
-            "max_features": "sqrt",
-            "class_weight": None,
-        },
-    ),
-    min_trades=1,
-)
+PLAN = TrainingPlan(grid=GRIDS["one"], min_trades=1)
 """One forest: in a random market there is nothing to search for."""
 
 

@@ -6,7 +6,7 @@ import datetime as dt
 import hashlib
 import sys
 from base64 import b64decode
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class TrainingRun:
     @classmethod
     def of(cls, root: TradedRoot, features: Sequence[str], data: MinuteData, settings: StrategySettings) -> TrainingRun:
         """The run on `data`, with the veto asked whatever `settings` say."""
-        read = {one.root or root.root for one in required_inputs(features, FEATURE_SET_VERSION)} | {root.root}
+        read = _read_by(features, root)
         return cls(
             root=root,
             features=tuple(features),
@@ -146,31 +146,35 @@ def file_material(
         raise OperatorError(
             f"no bar of {', '.join(lacking)}", where="--data", fix="give files that hold them", exit_code=2
         )
-    features = _features(request, by_root)
-    runs = {root: TrainingRun.of(by_root[root], features, data, settings) for root in traded}
+    runs = {
+        root: TrainingRun.of(by_root[root], _features(request, by_root[root], by_root), data, settings)
+        for root in traded
+    }
     keys = {root: run.key() for root, run in runs.items()}
     found = _found(runs, keys, kept, request.jobs)
     _refuse_lookahead(runs, keys, found, kept, request)
     return {root: _material(run, found[root]) for root, run in runs.items()}
 
 
-def _features(request: FileRequest, roots: Mapping[str, TradedRoot]) -> tuple[str, ...]:
-    """The features that were asked for, or the default ones that the files can supply."""
+def _features(request: FileRequest, root: TradedRoot, held: Collection[str]) -> tuple[str, ...]:
+    """The features that were asked for, or the default ones that the files, which hold bars of `held`, can supply."""
     for name in request.features:
         if (reason := unavailable(name)) is not None:
             raise OperatorError(f"{name!r} {reason}", where="--features", fix="see docs/strategy.md", exit_code=2)
-    chosen: list[str] = []
-    left_out: list[str] = []
-    for name in request.features or request.default:
-        needed = {one.root for one in required_inputs([name], FEATURE_SET_VERSION) if one.root is not None}
-        (chosen if needed <= roots.keys() else left_out).append(name)
+    wanted = request.features or request.default
+    left_out = [name for name in wanted if not _read_by([name], root) <= set(held)]
     if left_out and request.features:
         raise OperatorError(
             f"nothing to compute {', '.join(left_out)} from", where="--data", fix="give those roots too", exit_code=2
         )
     if left_out:
-        click.echo(f"left out, for the files hold no bars of what they read: {', '.join(left_out)}", err=True)
-    return tuple(chosen)
+        click.echo(f"{root.root}: left out, the files hold no bars of what they read: {', '.join(left_out)}", err=True)
+    return tuple(name for name in wanted if name not in left_out)
+
+
+def _read_by(names: Sequence[str], root: TradedRoot) -> set[str]:
+    """The roots whose bars the vector of `names` needs, `root` among them."""
+    return {one.root or root.root for one in required_inputs(names, FEATURE_SET_VERSION)}
 
 
 # ------------------------------------------------------------- the backtests
@@ -280,4 +284,9 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
         },
         training_start=iso_utc(first.start_ns),
         training_end=iso_utc(last.end_ns),
+        strategy={
+            field.name: str(value)
+            for field in attrs.fields(StrategySettings)
+            if (value := getattr(run.settings, field.name)) != field.default
+        },
     )

@@ -21,7 +21,7 @@ from domain.veto import ModelRecord, Score
 from models import ModelBundle
 from tests.bundles import Meddling, small_bundle
 
-DAYS = 4
+DAYS = 3
 ROOTS = ("ES", "GC", "NQ")
 WIDE = StrategySettings(
     warmup_bars=1, pivot_gate=False, entry_ibs_high=1.0, exit_after_bars=1, entry_windows=("00:00-24:00",)
