@@ -7,6 +7,7 @@ after any later crash, and fails there, where it is supervised.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import attrs
@@ -47,7 +48,10 @@ class Recovery:
         self._factories = parts.factories()
         self._codec = codec
         self._seq = 0
-        self._recovering = {name: _Recovering(name, make()) for name, make in self._factories.items()}
+        self._recovering: dict[str, _Recovering] = {}
+        for name, make in self._factories.items():
+            with contextlib.suppress(Exception):  # as above: its actor is made where that is supervised
+                self._recovering[name] = _Recovering(name, make())
 
     def fold(self, envelope: Envelope) -> None:
         """Take in the next event of the file."""

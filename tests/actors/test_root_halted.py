@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 import pytest
 
-from actors.carry import carry_forward
+from actors.carry import carry_forward, fresh_state
 from actors.in_process import InProcessSystem
 from actors.machines import MachineParts, MachineSet
 from actors.replay import replay
@@ -159,6 +159,9 @@ def test_a_later_segment_of_the_session_goes_on_without_it_and_the_next_session_
         assert carried.halted == remembered
         assert carried.switches is not None
         assert carried.switches.disabled_roots == ("ES",)
-    desk = Desk(carried=attrs.evolve(carried, halted=("ES",)))
-    desk.put(CommandReceived(command="enable", argument="ES"))
-    assert types(desk.request()) == ["RiskDecided"], "not even then, in this session: it is not sent"
+
+
+def test_an_entry_that_had_not_left_does_not_leave_any_more() -> None:
+    for halted, sent in (((), ["OrderSubmitted"]), (("ES",), [])):
+        desk = Desk(carried=attrs.evolve(fresh_state(), halted=halted))
+        assert types(desk.request()) == ["RiskDecided", *sent]

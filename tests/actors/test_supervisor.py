@@ -21,6 +21,8 @@ from domain.events import ClockTicked, CommandReceived, Event, TradesReceived
 from tests.builders import CODEC, Record, at, request_of, trades_of
 
 LIMIT_S = 30.0
+AFTER_BACKOFF_S = 0.15
+"""Longer than what the tests that use it make the supervisor wait."""
 
 
 class Trial:
@@ -204,9 +206,22 @@ def test_a_follower_that_crashes_while_its_leader_is_restarted_is_not_started_tw
     trial.refs["strategy"].tell(fail_when_asked_to_stop)
     trial.refs["bars"].tell(lambda: raise_(ValueError("planned")))
     trial.await_restarts("bars", "strategy")
+    time.sleep(AFTER_BACKOFF_S)
+    trial.await_restarts("bars", "strategy")
     alive = [ref for ref in pykka.ActorRegistry.get_by_class(Child) if ref.is_alive()]
     assert len(alive) == 2
     assert trial.reasons == []
+
+
+def test_a_follower_that_waits_to_be_restarted_is_not_started_twice() -> None:
+    trial = Trial(bars=child("bars"), strategy=child("strategy"))
+    trial.begin("bars", "strategy")
+    for _ in range(4):
+        trial.crash("strategy")  # its wait is long now
+    trial.crash("bars")
+    trial.await_restarts("bars", "strategy")
+    time.sleep(AFTER_BACKOFF_S)
+    trial.await_restarts("bars", "strategy")
 
 
 def test_a_follower_that_hangs_ends_the_process() -> None:
