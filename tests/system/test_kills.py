@@ -361,7 +361,13 @@ def assert_unknown_until_flat(killed: Lived, lost: Envelope) -> None:
 
 
 def assert_sent_again(killed: Lived, lost: Envelope) -> None:
-    """An ambiguous exit is sent again, byte for byte; what arrives twice finds nothing to close."""
+    """An ambiguous exit is sent again, byte for byte, or a newer one is; what arrives twice finds nothing to close."""
+    newer = [
+        e for e in killed.events("OrderSubmitted", root=lost.root) if e.seq > lost.seq and e.payload.intent == "exit"
+    ]
+    ended = {e.payload.signal_id: e.payload.reason for e in killed.events("OrderExpired", root=lost.root)}
+    if newer and ended.get(lost.payload.signal_id) == "superseded":
+        return
     tries = [e for e in killed.events("OrderSubmitted") if e.payload.signal_id == lost.payload.signal_id]
     assert [e.payload.attempt for e in tries] == list(range(1, len(tries) + 1))
     accepted = [e for e in killed.events("OrderAccepted") if e.payload.signal_id == lost.payload.signal_id]
