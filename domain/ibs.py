@@ -105,6 +105,11 @@ class StrategySettings:
         """The parameters of one root."""
         return next((settings for name, settings in self.roots if name == root), self)
 
+    def without_veto(self) -> StrategySettings:
+        """The same with the veto off, of every root."""
+        roots = tuple((name, attrs.evolve(settings, veto=False)) for name, settings in self.roots)
+        return attrs.evolve(self, veto=False, roots=roots)
+
     @property
     def uses_atr(self) -> bool:
         """An entry needs the Average True Range."""

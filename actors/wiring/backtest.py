@@ -31,7 +31,7 @@ from adapters.config import (
 )
 from adapters.contract_map import load_contract_map
 from adapters.databento.hour_files import read_bars
-from adapters.products import PRODUCTS, products_of
+from adapters.products import PRODUCTS, products_of, roots_on
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile, segments_of
 from domain.backtest import START, BacktestCosts, BacktestResult, ContractMinutes, MarketSession
@@ -87,11 +87,10 @@ def _of_files(request: BacktestRequest) -> BacktestResult:
     if lacking := sorted(wanted - {root.root for root in data.roots}) if request.roots else []:
         raise _refused(f"no bar of {', '.join(lacking)} in the files", "name roots that the files hold")
     if request.no_veto:
-        settings = attrs.evolve(settings, veto=False)
+        settings = settings.without_veto()
     loaded = LoadedModels(bundles={}, records=())
-    if settings.veto:
-        traded = [root for root in data.roots if root.root in wanted]
-        loaded = load_models(traded, request.models_dir or models_dir, for_money=False)
+    if scored := [root for root in data.roots if root.root in wanted and settings.of(root.root).veto]:
+        loaded = load_models(scored, request.models_dir or models_dir, for_money=False)
     return run_backtest(
         data.minutes,
         roots=data.roots,
@@ -125,7 +124,7 @@ def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
         session = recorded_session(journal.envelopes(types=set(READ)), with_fills=request.fills == "recorded")
     if not request.no_veto:
         return session
-    strategy = attrs.evolve(session.opened.strategy, veto=False)
+    strategy = session.opened.strategy.without_veto()
     return attrs.evolve(session, opened=attrs.evolve(session.opened, strategy=strategy, models=()))
 
 
@@ -193,9 +192,10 @@ def run_backtest(
         if root.root in models
         else ModelRecord(root=root.root, refusal=refused.get(root.root, "missing"))
         for root in chosen
+        if settings.of(root.root).veto
     )
     sessions = market_sessions(
-        minutes, roots=roots, settings=settings, calendar=calendar, models=records if settings.veto else ()
+        minutes, roots=roots, settings=settings, calendar=calendar, models=records, roots_on=roots_on
     )
     return run_sessions(
         sessions, partial(runners_of, chosen, models, refused, costs or BacktestCosts()), on_session=on_session

@@ -71,7 +71,7 @@ class TrainingRun:
             features=tuple(features),
             minutes=tuple(one for one in data.minutes if one.root in read),
             roots=tuple(one for one in data.roots if one.root in read),
-            settings=attrs.evolve(settings, veto=True),
+            settings=attrs.evolve(settings.of(root.root), veto=True, roots=()),
         )
 
     def result(self) -> BacktestResult:
@@ -174,7 +174,7 @@ def _features(request: FileRequest, root: TradedRoot, held: Collection[str]) -> 
 
 def _read_by(names: Sequence[str], root: TradedRoot) -> set[str]:
     """The roots whose bars the vector of `names` needs, `root` among them."""
-    return {one.root or root.root for one in required_inputs(names, FEATURE_SET_VERSION)}
+    return {one.root or root.root for one in required_inputs(names, FEATURE_SET_VERSION, pair=root.pair)}
 
 
 # ------------------------------------------------------------- the backtests
