@@ -109,7 +109,7 @@ def test_an_exit_is_retried_by_a_process_whose_clock_stands_an_hour_before_the_r
         run.await_type("FeedStatusChanged", 2, status="live")
         market.trade(at(2, 30), ES=MIDDLE, GC=MIDDLE)
         market.trade(at(3), ES=MIDDLE, GC=MIDDLE)
-        run.await_type("OrderSubmitted", 2)
+        run.await_type("OrderAmbiguous")
         market.trade(at(3, 20), ES=MIDDLE, GC=MIDDLE)
         run.await_type("OrderAccepted", 2)
     tries = [e.payload for e in envelopes(run.journal, "OrderSubmitted") if e.payload.intent == "exit"]
