@@ -16,7 +16,7 @@ import pytest
 
 from actors.bars import BarAggregator
 from actors.guards import OutsideWorldError, outside_world_forbidden
-from actors.machines import MachineParts, MachineSet
+from actors.machines import MachineParts, MachineSet, Skips
 from actors.replay import replay
 from actors.wiring import MACHINE_PARTS, machine_parts, parse_time
 from actors.wiring.in_process import in_process_system
@@ -72,8 +72,8 @@ def test_a_wall_clock_read_planted_in_a_machine_is_named_with_its_event(monkeypa
                 time.time_ns()
             return super().handle(envelope)
 
-    def planted(self: MachineSet, parts: MachineParts) -> None:
-        original(self, parts)
+    def planted(self: MachineSet, parts: MachineParts, skips: Skips = frozenset()) -> None:
+        original(self, parts, skips)
         self.bars = Planted()
         for machines in self._by_kind.values():
             machines[:] = [self.bars if isinstance(m, BarAggregator) else m for m in machines]
