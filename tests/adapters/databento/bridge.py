@@ -16,7 +16,7 @@ from typing import Any
 import attrs
 import numpy as np
 
-from actors.actor import Start
+from actors.actor import Ended, Start
 from actors.clock import RealTimeClock
 from actors.faults import Faults
 from actors.feed import FeedActor, FeedFinished
@@ -121,9 +121,10 @@ class Bridge:
             self.finished = finished
             done.set()
 
-        def fail(failed: Any) -> None:
-            self.failures.append(failed)
-            done.set()
+        def fail(report: Any) -> None:
+            if not isinstance(report, Ended):  # the feed's own end is told through `finish`
+                self.failures.append(report)
+                done.set()
 
         clock = None
         if self.is_real_time:
