@@ -89,7 +89,7 @@ def test_gold_through_crashes_and_lost_connections_equals_the_vendors_minutes(tm
     assert [path.name for path in journals] == ["2013-10-07.db", "2013-10-08.db"]
     statuses = Counter(event.status for event in count(journals, "FeedStatusChanged"))
     assert statuses["reconnecting"] == 2, "a FIN and an RST"
-    assert Counter(event.actor for event in count(journals, "ActorRestarted")) == {"bars": 1, "execution": 1}
+    assert Counter(event.actor for event in count(journals, "ActorCrashed")) == {"bars": 1, "execution": 1}
 
     ours, oracle = minutes(journals, "GCZ3"), vendor_minutes("GC.ohlcv-1m.20131007-11.dbn.zst", "GCZ3")
     last = max(ours)
