@@ -332,7 +332,14 @@ def test_a_finished_file_must_hold_every_answer_to_its_last_event(session: Path,
 
 REWRITES: dict[str, tuple[str, str, str, str, int, str]] = {
     "a bar's close": ("actors/bars.py", "close=Price(close)", "close=Price(open_)", "SliceClosed", 0, "minutes"),
-    "the IBS": ("domain/ibs.py", "value, mirrored = (close - low)", "value, mirrored = (high - close)", "SignalEvaluated", 0, "ibs"),
+    "the IBS": (
+        "domain/ibs.py",
+        "value, mirrored = (close - low)",
+        "value, mirrored = (high - close)",
+        "SignalEvaluated",
+        0,
+        "ibs",
+    ),
     "the last bit of a score, as another library's sum would have it": (
         "models/forest.py",
         "probability=float(total) / self.n_trees",
