@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -412,7 +413,10 @@ def run_live(
         tally = Tally()
         sessions.append((file.path, tally))
         on_session(file.path, tally)
-        end = SessionRun(plan=plan, parts=parts, file=file, stopping=stopping, tally=tally).run()
+        run = SessionRun(plan=plan, parts=parts, file=file, stopping=stopping, tally=tally)
+        if not plan.is_simulated:
+            _settle_heap()
+        end = run.run()
         if end.error is not None:
             raise end.error
         if end.kind == "closed":
@@ -423,3 +427,10 @@ def run_live(
                 continue
         exit_code = EXIT_SAFE_STOP if end.kind == "safe_stop" else 0
         return LiveResult(exit_code=exit_code, end=end, sessions=tuple(sessions))
+
+
+def _settle_heap() -> None:
+    """Leave what lives now out of later collections: a full one, over every module, has held up an order by 0.13 s."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

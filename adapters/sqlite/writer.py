@@ -8,6 +8,7 @@ failed commit is final: nothing is retried on that connection, no barrier comple
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -21,7 +22,12 @@ from domain.errors import JournalWriteFailed
 
 COMMIT_INTERVAL_S = 0.05
 CHECKPOINT_PAGES = 4000
-"""The WAL is folded back into the file after this many pages of 4 KiB."""
+"""The WAL is folded back into the file after this many pages of 4 KiB, within the commit that reaches them."""
+EARLY_CHECKPOINT_PAGES = 2000
+"""From here on it is folded back between two commits, where no order waits for it: 64 ms were measured."""
+PAGE_BYTES = 4096
+PAGES_PER_COMMIT = 12
+"""Table, indexes and head, beside the payloads; an estimate."""
 
 
 class Writer:
@@ -43,6 +49,8 @@ class Writer:
         self._pending_since = 0.0
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._durable_seq = durable_seq
+        self._pages = 0
+        """In the WAL, about, since it was folded back."""
         self._is_stopping = False
         self.error: JournalWriteFailed | None = None
         self._thread = threading.Thread(target=self._run, name="journal-writer", daemon=True)
@@ -106,6 +114,7 @@ class Writer:
             connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
             while self._await_work():
                 self._commit(connection)
+                self._fold_back(connection)
         except BaseException as error:
             # Whatever ended this thread, nothing more becomes durable: say so before anything else.
             self.error = JournalWriteFailed(f"{self._path}: {error}")
@@ -142,5 +151,15 @@ class Writer:
             self._durable_seq = last.seq
             due = [callback for seq, callback in self._waiting if seq <= last.seq]
             self._waiting = [entry for entry in self._waiting if entry[0] > last.seq]
+        self._pages += PAGES_PER_COMMIT + sum(len(envelope.raw) for envelope in rows) // PAGE_BYTES
         for callback in due:
             callback()
+
+    def _fold_back(self, connection: sqlite3.Connection) -> None:
+        """Move the WAL into the file when it has grown and nobody waits for a commit."""
+        if self._pages < EARLY_CHECKPOINT_PAGES or self._waiting:
+            return
+        self._pages = 0
+        # As within a commit, a failure here is none of the journal's: everything is in the WAL.
+        with contextlib.suppress(sqlite3.Error):
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
