@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Protocol
 
 import attrs
@@ -43,7 +44,7 @@ from domain.risk import RiskSettings
 from domain.rolls import close_time, front_contract, judge_roll, next_contract
 from domain.sessions import Session
 from domain.units import HOUR, Nanos, Price
-from domain.veto import ModelRecord
+from domain.veto import ModelRecord, VetoModel
 
 Decision = SignalEvaluated | VetoScored
 Listener = Callable[[Decision], None]
@@ -58,6 +59,9 @@ class RootRunner(Protocol):
 
     @property
     def unfilled(self) -> int: ...
+
+    @property
+    def is_holding(self) -> bool: ...
 
 
 def run_sessions(
@@ -92,6 +96,7 @@ def run_sessions(
         rolls=tuple(rolls),
         percentiles=tuple(state for runner in runners.values() for state in runner.percentiles()),
         unfilled=sum(runner.unfilled for runner in runners.values()),
+        held=tuple(root for root, runner in runners.items() if runner.is_holding),
     )
 
 
@@ -112,12 +117,15 @@ def market_sessions(
     roots: Sequence[TradedRoot],
     settings: StrategySettings,
     calendar: Calendar,
-    models: tuple[ModelRecord, ...] = (),
+    records: tuple[ModelRecord, ...] = (),
+    models: Mapping[str, VetoModel] = MappingProxyType({}),
+    required_reference_feeds: tuple[str, ...] = (),
     roots_on: Callable[[Sequence[TradedRoot], dt.date], tuple[TradedRoot, ...]] = lambda roots, _: tuple(roots),
 ) -> Iterator[MarketSession]:
     """The sessions in which any of `roots` has a bar, in order.
 
-    `models`: what is said of each traded root's veto. `roots_on`: the roots with the specs of a session.
+    `records`: what is said of each traded root's veto, `models` what they name. `required_reference_feeds`: what
+    entries wait for. `roots_on`: the roots with the specs of a session.
     """
     markets = {
         root.root: _RootMarket(root, [one for one in minutes if one.root == root.root], calendar) for root in roots
@@ -143,12 +151,14 @@ def market_sessions(
             roots=roots_on(roots, session.date),
             contracts=tuple(contract for one in found for contract in one.contracts),
             feed_start_ns=session.start_ns,
-            models=models,
+            models=records,
+            required_reference_feeds=required_reference_feeds,
             mappings=tuple(mapping for one in found for mapping in one.mappings),
         )
         yield MarketSession(
             opened=opened,
             bars={root.root: one.bars for root, one in zip(roots, found, strict=True) if one.bars is not None},
+            models=models,
             rolls=tuple(one.due for one in found if one.due is not None),
         )
         ts = _first_start(minutes, session.end_ns)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from domain.backtest import BacktestResult, BacktestTrade
 from domain.events import SignalEvaluated
+from domain.gates import VETO_OFF
 from domain.metrics import Money, daily, equity, summary
 from domain.sessions import iso_utc
 from domain.units import price_to_decimal
@@ -40,9 +41,11 @@ def backtest_report(result: BacktestResult, conditions: Mapping[str, Any]) -> di
         "from": result.sessions[0].isoformat() if result.sessions else None,
         "to": result.sessions[-1].isoformat() if result.sessions else None,
         **conditions,
+        "veto": any(VETO_OFF not in signal.gates for signal in signals),
         "decisions": len(signals),
         "refusals": dict(Counter(signal.reason for signal in signals if signal.verdict == "refuse").most_common()),
         "unfilled": result.unfilled,
+        "held": list(result.held),
         "portfolio": _metrics(result.trades, days),
         "roots": {root: _metrics(trades, days) for root, trades in by_root.items()},
         "rolls": [
@@ -112,6 +115,8 @@ def backtest_words(report: Mapping[str, Any]) -> Iterator[str]:
     yield f"exits      {_counts(exits)}"
     if report["unfilled"]:
         yield f"unfilled   {report['unfilled']} entries"
+    if report["held"]:
+        yield f"held       at the end, and no trade yet: {', '.join(report['held'])}"
     for roll in report["rolls"]:
         yield f"roll       {roll['root']}: {roll['from']} to {roll['to'] or 'nothing known'} ({roll['evidence']})"
 

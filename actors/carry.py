@@ -38,6 +38,8 @@ class Inheritance:
     """The file that was left."""
     carried: StateCarried
     history: HistoryLoaded
+    recorded_ns: Nanos = Nanos(0)
+    """The time of its last event."""
 
 
 class _HistoryFold:
@@ -110,7 +112,9 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
     """Fold one file. `file_sha256` is its digest when it is sealed. Raises JournalUnreadable when it is empty."""
     memory, history, rolls = FeedMemory(), _HistoryFold(), RollMemory()
     opened: SessionOpened | None = None
+    recorded_ns = Nanos(0)
     for envelope in reader.envelopes():
+        recorded_ns = envelope.ts_ns
         if isinstance(envelope.payload, SessionOpened):
             opened = envelope.payload
         memory.fold(envelope)
@@ -130,6 +134,7 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
             resets=tuple(history.resets.values()) if file_sha256 is None else (),
         ),
         history=history.result(),
+        recorded_ns=recorded_ns,
     )
 
 
@@ -164,7 +169,7 @@ def _state(
         tripped=execution.account.tripped if is_same_session else "",
         switches=execution.switches,
         outbox=execution.account.outbox.memory,
-        halted=tuple(sorted(execution.account.halted)) if is_same_session else (),
+        halted=_halted(execution, is_same_session=is_same_session),
         unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
         unreconciled=_unreconciled(opened, execution),
         open_minutes=open_bars.minutes,
@@ -177,6 +182,12 @@ def _state(
         resume_ts_event=memory.ts_event,
         resume_records=base64.b64encode(memory.overlap().tobytes()).decode(),
     )
+
+
+def _halted(execution: Execution, *, is_same_session: bool) -> tuple[str, ...]:
+    """A new session evaluates every root again, but for one that is still to be closed: nobody else would do it."""
+    left = {held.root for held in execution.positions} | {order.root for order in execution.orders}
+    return tuple(sorted(root for root in execution.account.halted if is_same_session or root in left))
 
 
 def _left_behind(order: Order) -> Order:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import attrs
 import click
 
 from domain.errors import OperatorError
 
 if TYPE_CHECKING:
     from domain.features import Band, Feature
+    from models.manifest import BundleDescription
 
 COLUMNS = ("name", "key", "output", "form", "parameter", "label")
 """The form in which the predecessor described one filter and feature."""
@@ -37,9 +36,9 @@ def features(name: str | None, bundle: str | None, models_dir: Path | None, *, c
     from domain.features import FEATURES
 
     if bundle is not None:
-        described = _described(bundle, models_dir)
+        place, described = _described(bundle, models_dir)
         chosen = {each: FEATURES[each] for each in described.features if each in FEATURES}
-        click.echo(_csv(chosen) if columns else "\n".join(_needs(described)))
+        click.echo(_csv(chosen) if columns else "\n".join(_needs(place, described)))
         sys.exit(int(len(chosen) < len(described.features)))
     listed = FEATURES if name is None else _one(name)
     if columns:
@@ -141,36 +140,25 @@ def explained(name: str, users: Sequence[str]) -> Iterator[str]:
 # ---------------------------------------------------------------- bundles
 
 
-@attrs.frozen
-class _Described:
-    """What a bundle, ours or the predecessor's, says of its features."""
-
-    place: Path
-    version: str
-    features: tuple[str, ...]
-
-
-def _described(bundle: str, models_dir: Path | None) -> _Described:
-    from domain.features import LEGACY_VERSION
+def _described(bundle: str, models_dir: Path | None) -> tuple[Path, BundleDescription]:
+    """What a bundle, ours or the predecessor's, says of itself, and where."""
     from models.bundle import BUNDLES
-    from models.manifest import Manifest
+    from models.legacy import read_legacy
+    from models.manifest import BundleRefused, Manifest
 
     path = Path(bundle)
     if not path.exists():
         path = (models_dir or BUNDLES) / bundle
     try:
         if path.suffix == ".json":
-            found: Any = json.loads(path.read_text("utf-8"))
-            return _Described(path, LEGACY_VERSION, tuple(map(str, found["Features"])))
+            return path, read_legacy(path)
         path = path / "manifest.yml" if path.is_dir() else path
-        said = Manifest.of_yaml(path.read_bytes(), path).description
+        return path, Manifest.of_yaml(path.read_bytes(), path).description
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         raise OperatorError(what, where=str(path), fix="name a root with a bundle, or a file", exit_code=2) from error
-    except (ValueError, KeyError, TypeError) as error:
-        what = "is no bundle's description: no list of Features"
-        raise OperatorError(what, where=str(path), fix="see `models list`", exit_code=2) from error
-    return _Described(path, said.feature_set, said.features)
+    except BundleRefused as error:
+        raise OperatorError(error.what, where=error.where, fix=error.fix, exit_code=2) from error
 
 
 def _users(name: str, models_dir: Path | None) -> list[str]:
@@ -180,26 +168,27 @@ def _users(name: str, models_dir: Path | None) -> list[str]:
     users = []
     for place in sorted((models_dir or BUNDLES).glob("*/manifest.yml")):
         try:
-            if name in _described(str(place), None).features:
+            if name in _described(str(place), None)[1].features:
                 users.append(place.parent.name)
         except OperatorError:
             continue
     return users
 
 
-def _needs(described: _Described) -> Iterator[str]:
+def _needs(place: Path, described: BundleDescription) -> Iterator[str]:
     from domain.features import features_of, required_bases, required_inputs, unavailable
 
-    known = features_of(described.version)
+    version = described.feature_set
+    known = features_of(version)
     reasons = {name: unavailable(name) for name in described.features}
     there = [name for name, reason in reasons.items() if reason is None]
-    yield f"{described.place}: {len(described.features)} features of {described.version}, {len(there)} available"
+    yield f"{place}: {len(described.features)} features of {version}, {len(there)} available"
     for name, reason in reasons.items():
         if reason is None:
             yield f"  {name:<42} {known[name].window:>4}  {reads(known[name])}"
         else:
             yield f"  {name:<42} UNAVAILABLE: {reason}"
     yield "needs, in completed bars:"
-    for need in required_inputs(there, described.version):
+    for need in required_inputs(there, version):
         yield f"  {need.root or 'own':<5} {need.timeframe} {need.bars:>5}"
-    yield f"populations: {', '.join(required_bases(there, described.version)) or 'none'}"
+    yield f"populations: {', '.join(required_bases(there, version)) or 'none'}"

@@ -145,7 +145,7 @@ class SessionRun:
         self._sequencer.restore(journal, self._recovery.fold)
         journal.close()
         if not plan.is_simulated:
-            self._now.go_on_from(self._sequencer.now_ns)
+            self._now.go_on_from(max(self._sequencer.now_ns, file.recorded_ns))
         self._is_restart = head.seq > 0
         self._clock: RealTimeClock | None = None
         self._specs = self._child_specs()
@@ -210,10 +210,12 @@ class SessionRun:
             self._supervise(Begin("feed"))
 
     def _wait_idle(self) -> None:
-        idle = threading.Event()
-        self._sequencer.when_idle(idle.set)
-        while not idle.wait(0.05) and not self._ended.is_set() and not self._stopping.is_set():
-            self._supervise(Look())
+        """Until nothing is owed, and nobody's deadline is unknown: who owes nothing may still be catching up."""
+        for when in (self._sequencer.when_caught_up, self._sequencer.when_idle):
+            is_so = threading.Event()
+            when(is_so.set)
+            while not is_so.wait(0.05) and not self._ended.is_set() and not self._stopping.is_set():
+                self._supervise(Look())
 
     def _child_specs(self) -> tuple[ChildSpec, ...]:
         """The tree, in the order in which it is started; docs/supervision.md draws it."""

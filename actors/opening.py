@@ -73,6 +73,8 @@ class OpenedFile:
     path: Path
     opened: SessionOpened
     opening: tuple[Event, ...] = ()
+    recorded_ns: Nanos = Nanos(0)
+    """Of a new segment: how far the session's record had come."""
 
 
 @attrs.frozen(kw_only=True)
@@ -192,7 +194,7 @@ class Opener:
             chosen=self._same_contracts(left.opened),
             feed_start_ns=left.opened.feed_start_ns,
         )
-        return self._create(opened, left.history, left)
+        return attrs.evolve(self._create(opened, left.history, left), recorded_ns=left.recorded_ns)
 
     def _same_contracts(self, before: SessionOpened) -> SessionContracts:
         """A session keeps its contracts; how long they may be traded the map may have stated meanwhile."""

@@ -107,6 +107,9 @@ class Sequencer:
         self._answers: dict[tuple[int, str], _Answer] = {}
         self._in_flight: dict[int, Envelope] = {}
         self._when_idle: list[Callable[[], None]] = []
+        self._catching_up = set(self._subscribers)
+        """Who has not caught up since the process started: their deadlines are not known."""
+        self._when_caught_up: list[Callable[[], None]] = []
         self._on_submitted: Deliver = lambda envelope: None
         self._observers: list[Deliver] = []
 
@@ -241,6 +244,11 @@ class Sequencer:
         """After a catch-up without debts: the machine's deadline as it stands now."""
         with self._lock:
             self._subscribers[name].deadline = deadline
+            self._catching_up.discard(name)
+            if not self._catching_up:
+                callbacks, self._when_caught_up = self._when_caught_up, []
+                for callback in callbacks:
+                    callback()
             self._changed.notify_all()
 
     def attempt_settled(self, attempt_seq: int) -> None:
@@ -269,6 +277,14 @@ class Sequencer:
             return cause, tuple(each.name for each in owing if (cause, each.name) not in self._answers)
 
     # ---------------------------------------------------------------- waiting
+
+    def when_caught_up(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once every subscriber has caught up since the start. It must not publish itself."""
+        with self._lock:
+            if self._catching_up:
+                self._when_caught_up.append(callback)
+                return
+        callback()
 
     def when_idle(self, callback: Callable[[], None]) -> None:
         """Call `callback` once nothing is owed (at once when nothing is). It must not publish itself."""

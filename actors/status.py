@@ -36,6 +36,7 @@ from domain.events import (
     PositionResolved,
     RiskDecided,
     RiskTripped,
+    RootHalted,
     RootStatusChanged,
     SessionOpened,
     SessionReconciled,
@@ -132,6 +133,8 @@ class Status:
             "EntriesOpened": lambda *_: self._set_entries(True),
             "CommandReceived": self._command,
             "RiskTripped": self._trip,
+            "RootHalted": self._root_halted,
+            "MessageSkipped": self._skip,
             "BreakerChanged": self._break,
             "ActorRestarted": self._restart,
             "SessionStopped": self._stopped,
@@ -346,6 +349,12 @@ class Status:
     def _command(self, _: Envelope, command: CommandReceived) -> None:
         self._switches = self._switches.commanded(command.command, command.argument, self._roots)
         self._is_stopping |= command.command == "stop"
+
+    def _root_halted(self, _: Envelope, halted: RootHalted) -> None:
+        self._switches = self._switches.commanded("disable", halted.root, self._roots)
+
+    def _skip(self, *_: Any) -> None:
+        self._switches = attrs.evolve(self._switches, is_halted=True)
 
     def _trip(self, _: Envelope, tripped: RiskTripped) -> None:
         self._tripped = tripped.rule

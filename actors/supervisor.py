@@ -36,6 +36,8 @@ INTENSITY_WINDOW_S = 60.0
 BACKOFF_FIRST_S = 0.01
 BACKOFF_CAP_S = 5.0
 """Small against the window: waiting must not hide an actor that crashes again and again."""
+GONE_AFTER_S = 2.0
+"""Whoever fails is gone before it says so, and on a busy machine its word takes a while."""
 POISON_AFTER = 3
 """An event that has crashed an actor so often in a row is what is wrong."""
 SKIPPABLE = frozenset({"TradesReceived", "SliceClosed", "ClockTicked"})
@@ -99,8 +101,8 @@ class _Child:
     """What is waited for before it is started again."""
     poison: tuple[int, int] = (0, 0)
     """The event that it last died of, and how often in a row."""
-    is_missed: bool = False
-    """It was gone at the last look, and nothing had been heard of it."""
+    gone_since_s: float | None = None
+    """When a look first found it gone, while nothing has been heard of it."""
     is_released: bool = False
 
 
@@ -115,8 +117,10 @@ class Supervisor(pykka.ThreadingActor):
         specs: Sequence[ChildSpec],
         sequencer: Sequencer,
         on_safe_stop: Callable[[str], None],
+        gone_after_s: float = GONE_AFTER_S,
     ) -> None:
         super().__init__()
+        self._gone_after_s = gone_after_s
         self._children = {spec.name: _Child(spec) for spec in specs}
         self._sequencer = sequencer
         self._on_safe_stop = on_safe_stop
@@ -195,13 +199,15 @@ class Supervisor(pykka.ThreadingActor):
             child.ref = None
 
     def _look(self) -> None:
+        now = time.monotonic()
         for child in self._children.values():
-            is_gone = child.ref is not None and not child.ref.is_alive() and not child.is_released
-            # Whoever fails is gone a moment before it says so: believed at the second look.
-            if is_gone and child.is_missed:
+            if child.ref is None or child.ref.is_alive() or child.is_released:
+                child.gone_since_s = None
+            elif child.gone_since_s is None:
+                child.gone_since_s = now
+            elif now - child.gone_since_s >= self._gone_after_s:
+                child.gone_since_s = None
                 self._on_failed(Failed(child.spec.name, self._sequencer.seq, OurError("it is gone without a word")))
-                is_gone = False
-            child.is_missed = is_gone
 
     # ------------------------------------------------------------- starting
 

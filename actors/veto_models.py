@@ -15,6 +15,7 @@ import attrs
 import structlog
 
 from domain.errors import OperatorError
+from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot
 from domain.veto import ModelRecord, VetoModel
 from models.bundle import BUNDLES, ModelBundle, load_model_bundle
@@ -63,12 +64,14 @@ def load_models(
     return LoadedModels(bundles=bundles, records=tuple(records))
 
 
-def load_shadows(roots: Iterable[TradedRoot], shadow_dir: Path) -> LoadedModels:
+def load_shadows(roots: Iterable[TradedRoot], shadow_dir: Path, strategy: StrategySettings) -> LoadedModels:
     """The shadow of each traded root that has one there, of a simulated market too: it never acts.
 
-    One that must not be used is logged and stands on record with its reason.
+    Features are of hour bars: a root that decides on others has none. One that must not be used is logged and stands
+    on record with its reason.
     """
-    chosen = [root for root in roots if (shadow_dir / root.root).is_dir()]
+    hourly = (root for root in roots if strategy.of(root.root).decision_timeframe == "1h")
+    chosen = [root for root in hourly if (shadow_dir / root.root).is_dir()]
     return load_models(chosen, shadow_dir, for_money=False, consequence="no shadow of this root: its model is refused")
 
 

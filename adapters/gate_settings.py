@@ -74,6 +74,8 @@ def _by_default(name: str, asked: YamlValue) -> FeatureGate:
 
 
 def _of_list(name: str, asked: YamlList) -> FeatureGate:
+    if not asked.items:
+        refuse(asked, "does not say what is allowed", fix=_HOW)
     if name in WORDS:
         return FeatureGate(name=name, allowed=tuple(_step(name, item) for item in asked.items))
     if len(asked.items) != 2:

@@ -23,6 +23,7 @@ from domain.instruments import ContractName
 from domain.orders import Intent
 from domain.positions import Position
 from domain.units import Nanos, Price
+from domain.veto import VetoModel
 
 START, END, OPEN, HIGH, LOW, CLOSE, VOLUME, TRADES = range(len(BAR_COLUMNS))
 """Columns of `Rows`."""
@@ -78,6 +79,8 @@ class MarketSession:
     opened: SessionOpened
     bars: Mapping[str, RootBars]
     """By root, reference roots too."""
+    models: Mapping[str, VetoModel] = attrs.field(factory=dict)
+    """By root: what `opened.models` names, as far as it is to be had."""
     rolls: tuple[RollDue, ...] = ()
     """Contracts that this session is the last one of."""
     carried: tuple[CarriedPercentile, ...] | None = None
@@ -133,7 +136,7 @@ class BacktestCosts:
     """What a fill costs besides the commission, which is the root's."""
 
     slippage_ticks: int = 1
-    """Of the data's tick, against us, on every market fill."""
+    """Of the ordered product's tick, against us, on every market fill."""
 
 
 @attrs.frozen(kw_only=True)
@@ -152,3 +155,5 @@ class BacktestResult:
     """Populations at the end, by root and base: what a bundle that is trained on these sessions begins with."""
     unfilled: int = 0
     """Entries whose order ended without a fill."""
+    held: tuple[str, ...] = ()
+    """Roots whose last entry is still held where the data end: it is no trade."""

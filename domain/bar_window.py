@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from domain.errors import OurError
-from domain.indicators import Column, atr
+from domain.indicators import Column, atr, last_atr
 from domain.units import HOUR
 
 Instants = npt.NDArray[np.int64]
@@ -46,18 +46,25 @@ class Columns:
     close: Column
     volume: Column
     _atr: dict[int, Column] = attrs.field(init=False, repr=False)
+    _last_atr: dict[int, float] = attrs.field(init=False, repr=False)
 
     def __init__(  # noqa: PLR0917 - by position: by name the call itself would cost more than the rest
         self, start: Instants, open: Column, high: Column, low: Column, close: Column, volume: Column
     ) -> None:
         self.start, self.open, self.high, self.low, self.close, self.volume = start, open, high, low, close, volume
-        self._atr = {}
+        self._atr, self._last_atr = {}, {}
 
     def atr(self, n: int) -> Column:
         """`indicators.atr` of the whole window."""
         if n not in self._atr:
             self._atr[n] = atr(self.high, self.low, self.close, n)
         return self._atr[n]
+
+    def last_atr(self, n: int) -> float:
+        """The last of `atr`."""
+        if n not in self._last_atr:
+            self._last_atr[n] = last_atr(self.high, self.low, self.close, n)
+        return self._last_atr[n]
 
 
 class Windowed(Protocol):
@@ -77,7 +84,7 @@ class BarWindow:
     """
 
     def __init__(self, name: str, capacity: int) -> None:
-        self._name, self._capacity = name, capacity
+        self.name, self._capacity = name, capacity
         self.count = 0
         """Bars held now."""
         self._prices_and_volume = np.empty((5, 2 * capacity))
@@ -92,7 +99,7 @@ class BarWindow:
 
     def append(self, start: int, end: int, values: Sequence[int]) -> None:
         if end <= self.last_end:
-            raise OurError(f"{self._name}: a bar that ends at {end} after one that ends at {self.last_end}")
+            raise OurError(f"{self.name}: a bar that ends at {end} after one that ends at {self.last_end}")
         if self.count == 2 * self._capacity:
             self._compact()
         if self.last_end and start - self.last_end > LONGEST_CLOSURE:
@@ -109,7 +116,7 @@ class BarWindow:
             return
         ends = rows[:, 1]
         if int(ends[0]) <= self.last_end or not (ends[1:] > ends[:-1]).all():
-            raise OurError(f"{self._name}: the history's bars are not in order after {self.last_end}")
+            raise OurError(f"{self.name}: the history's bars are not in order after {self.last_end}")
         before = np.concatenate(([self.last_end or int(rows[0, 0])], ends[:-1]))
         pauses = np.flatnonzero(rows[:, 0] - before > LONGEST_CLOSURE)
         if len(pauses):
@@ -188,10 +195,8 @@ class BarWindow:
             real = bars - carried
             if count < real:
                 return None
-            prices_and_volume, starts = (
-                self._prices_and_volume[:, count - real : count],
-                self._starts[count - real : count],
-            )
+            place = slice(count - real, count)
+            prices_and_volume, starts = self._prices_and_volume[:, place], self._starts[place]
             if carried:
                 last = np.array([[prices_and_volume[3, -1]]] * 4 + [[0.0]])
                 prices_and_volume = np.hstack((prices_and_volume, np.repeat(last, carried, axis=1)))

@@ -184,7 +184,7 @@ class StateCarried:
     resets: tuple[RootReset, ...] = ()
     """Of this session's earlier segments, the last one of each root."""
     halted: tuple[str, ...] = ()
-    """Roots whose evaluation has failed in an earlier segment of this session."""
+    """Roots whose evaluation has failed in an earlier segment of this session, or that have not been closed since."""
 
 
 @event()

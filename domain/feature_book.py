@@ -17,13 +17,14 @@ from array import array
 from base64 import b64decode, b64encode
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import attrs
 import numpy as np
 
-from domain.bar_window import BarWindow
+from domain.bar_window import BarWindow, Columns
 from domain.bars import Bar, BarTable, Timeframe
 from domain.errors import OurError
 from domain.features import (
@@ -69,10 +70,9 @@ class FeatureVector:
 
     def complete(self) -> tuple[float, ...]:
         """The values when none is missing. Raises OurError otherwise."""
-        values = tuple(value for value in self.values if value is not None)
-        if len(values) != len(self.names):
+        if None in self.values:
             raise OurError(f"{self.root}: {', '.join(self.missing)} missing")
-        return values
+        return cast("tuple[float, ...]", self.values)
 
 
 @attrs.frozen(kw_only=True)
@@ -287,20 +287,21 @@ class FeatureBook:
 
         Raises OurError without such a bar, OperatorError for an unknown version.
         """
-        known = features_of(version)
+        names = tuple(names)
+        plan = _plan_of(names, version)
         self._settle()
         view = self._view(root)
-        results = [view.evaluate(known.get(name), name) for name in names]
+        results = view.evaluate(plan)
         absent = [(name, result.reason) for name, result in zip(names, results, strict=True) if result.value is None]
         return FeatureVector(
             root=root,
             ts=view.ts,
             version=version,
-            names=tuple(names),
-            values=tuple(result.value for result in results),
-            missing=tuple(name for name, _ in absent),
-            reasons=tuple(reason for _, reason in absent),
-            carried=tuple(name for name, result in zip(names, results, strict=True) if result.is_carried),
+            names=names,
+            values=tuple([result.value for result in results]),
+            missing=tuple([name for name, _ in absent]),
+            reasons=tuple([reason for _, reason in absent]),
+            carried=tuple([name for name, result in zip(names, results, strict=True) if result.is_carried]),
         )
 
 
@@ -395,6 +396,33 @@ class _Result(NamedTuple):
     is_carried: bool = False
 
 
+class _Plan(NamedTuple):
+    """What a vector's names ask, by position; where a root's bars stand is found once for all that read them."""
+
+    size: int
+    of_one_root: tuple[tuple[BarInput, tuple[tuple[int, Feature], ...]], ...]
+    """By what they read: the features of one root's bars."""
+    others: tuple[tuple[int, str, Feature | None], ...]
+
+
+@lru_cache(maxsize=64)
+def _plan_of(names: tuple[str, ...], version: str) -> _Plan:
+    known = features_of(version)
+    of_one_root: dict[BarInput, list[tuple[int, Feature]]] = {}
+    others: list[tuple[int, str, Feature | None]] = []
+    for position, name in enumerate(names):
+        match known.get(name):
+            case Feature(form="value", inputs=(BarInput() as source,)) as feature:
+                of_one_root.setdefault(source, []).append((position, feature))
+            case feature:
+                others.append((position, name, feature))
+    return _Plan(
+        size=len(names),
+        of_one_root=tuple((source, tuple(features)) for source, features in of_one_root.items()),
+        others=tuple(others),
+    )
+
+
 @attrs.define
 class _Place:
     """Where one root and timeframe stands at the moment of decision."""
@@ -408,6 +436,12 @@ class _Place:
     """Hours since, for which its last close stands."""
     reason: str = ""
     """Why it cannot be used; empty when it can."""
+
+    def obstacle(self, bars: int) -> str:
+        """Why its last `bars` bars cannot be used; empty when they can (or are too few)."""
+        if self.reason or not self.window.has_hole(self.count, bars):
+            return self.reason
+        return f"{self.name}: days without a bar inside the window"
 
 
 _NOTHING = BarWindow("", 0)
@@ -431,12 +465,22 @@ class _View:
         self._hours = windows[root, "1h"]
         self._pair = pair
         self._places: dict[tuple[str, Timeframe], _Place] = {}
-        self._inputs: dict[tuple[str | None, Timeframe], _Place] = {}
         self._ranks: dict[str, _Result] = {}
         self._joined: dict[object, _Result] = {}
         self.ts = ts
 
-    def evaluate(self, feature: Feature | None, name: str) -> _Result:
+    def evaluate(self, plan: _Plan) -> list[_Result]:
+        """What is asked, by position."""
+        results = [_Result(None)] * plan.size
+        for source, features in plan.of_one_root:
+            place = self._place_of(source)
+            for position, feature in features:
+                results[position] = _of_place(feature, place)
+        for position, name, other in plan.others:
+            results[position] = self._of_more(other, name)
+        return results
+
+    def _of_more(self, feature: Feature | None, name: str) -> _Result:
         if feature is None:
             return _Result(None, unavailable(name) or "not in this feature set version")
         if feature.form == "value":
@@ -457,30 +501,16 @@ class _View:
     def of_bars(self, of: Feature | PercentileBase) -> _Result:
         """The value of what reads the bars of one root, or those and what is joined to them."""
         place = self._place_of(of.inputs[0])
-        if place.reason:
-            return _Result(None, place.reason)
-        carried = place.carried and min(place.carried, of.window - 1)
-        if place.window.has_hole(place.count, of.window - carried):
-            return _Result(None, f"{place.name}: days without a bar inside the window")
-        if len(of.inputs) > 1:
-            key = (of.function, of.inputs)
-            if key not in self._joined:
-                self._joined[key] = _of_joined(of, place, self._place_of(of.inputs[1]))
-            return self._joined[key]
-        value = place.window.value(of, place.count, carried)
-        if value is None:
-            return _Result(None, _why(place.name, place.count + carried, of.window))
-        return _Result(value, "", carried > 0)
+        if len(of.inputs) == 1:
+            return _of_place(of, place)
+        key = (of.function, of.inputs)
+        if key not in self._joined:
+            self._joined[key] = _of_joined(of, place, self._place_of(of.inputs[1]))
+        return self._joined[key]
 
     def _place_of(self, source: BarInput | PercentileInput) -> _Place:
         if not isinstance(source, BarInput):
             raise OurError(f"{source.base}: bars and percentiles in one feature")
-        key = (source.root, source.timeframe)
-        if key not in self._inputs:
-            self._inputs[key] = self._resolved(source)
-        return self._inputs[key]
-
-    def _resolved(self, source: BarInput) -> _Place:
         root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
         if root is None:
             return _Place("", source.timeframe, _NOTHING, reason=f"{self._root} has no pair in the pair map")
@@ -496,8 +526,8 @@ class _View:
             return _Result(None, place.reason)
         if place.window.end_of(place.count) != population.ranked_ns:
             return _Result(None, f"{place.name}: the population {name} stands at another bar")
-        if place.window.has_hole(place.count, base.window):
-            return _Result(None, f"{place.name}: days without a bar inside the window")
+        if reason := place.obstacle(base.window):
+            return _Result(None, reason)
         percentile = population.percentile()
         if base.is_own:
             why = "" if percentile is not None else _why(place.name, place.count, base.window)
@@ -512,11 +542,11 @@ class _View:
         return self._places[key]
 
     def _find(self, root: str, timeframe: Timeframe) -> _Place:
-        name = f"{root} {timeframe}"
         window = self._windows.get((root, timeframe))
         count = window.until(self.ts) if window is not None else 0
         if window is None or count == 0:
-            return _Place(name, timeframe, _NOTHING, reason=f"{name}: no bars")
+            return _Place(f"{root} {timeframe}", timeframe, _NOTHING, reason=f"{root} {timeframe}: no bars")
+        name = window.name
         end = window.end_of(count)
         if timeframe == "1h":
             age = self.ts - end
@@ -543,14 +573,47 @@ class _View:
         )
 
 
+def _of_place(of: Feature | PercentileBase, place: _Place) -> _Result:
+    """The value of what reads W bars of one root."""
+    carried = place.carried and min(place.carried, of.window - 1)
+    if reason := place.obstacle(of.window - carried):
+        return _Result(None, reason)
+    value = place.window.value(of, place.count, carried)
+    if value is None:
+        return _Result(None, _why(place.name, place.count + carried, of.window))
+    return _Result(value, "", carried > 0)
+
+
 def _of_joined(of: Feature | PercentileBase, place: _Place, other: _Place) -> _Result:
     """The value of what reads W bars of one root and, at each of them, a bar of another."""
-    if other.reason:
-        return _Result(None, other.reason)
+    if reason := place.obstacle(of.window) or other.reason:
+        return _Result(None, reason)
     if place.count < of.window:
         return _Result(None, _why(place.name, place.count, of.window))
-    reach = min(other.count, PAIR_REACH * of.window)
-    starts, ends = place.window.spans(place.count, of.window)
+    joined = _joined_hours(of.window, place, other) or _joined_bars(of.window, place, other)
+    if isinstance(joined, str):
+        return _Result(None, joined)
+    columns, is_carried = joined
+    value = of.function(place.window.last(of.window, place.count), columns)
+    if value is None or not math.isfinite(value):
+        return _Result(None, _why(place.name, place.count, of.window))
+    return _Result(value, "", is_carried)
+
+
+def _joined_hours(bars: int, place: _Place, other: _Place) -> tuple[Columns, bool] | str | None:
+    """What `_joined_bars` gives where each of the hours has a bar of both, as it mostly is; None where it has not."""
+    if not place.timeframe == other.timeframe == "1h" or other.count < bars:
+        return None
+    if not bool((place.window.spans(place.count, bars)[1] == other.window.spans(other.count, bars)[1]).all()):
+        return None
+    columns = other.window.last(bars, other.count)
+    return None if columns is None else other.obstacle(bars) or (columns, False)
+
+
+def _joined_bars(bars: int, place: _Place, other: _Place) -> tuple[Columns, bool] | str:
+    """The other's bar at each of the last `bars` of `place`, and whether one of them had ended before; or why not."""
+    reach = min(other.count, PAIR_REACH * bars)
+    starts, ends = place.window.spans(place.count, bars)
     other_starts, other_ends = other.window.spans(other.count, reach)
     if place.timeframe == "1d":
         at = np.searchsorted(other_starts, ends, "left") - 1
@@ -559,16 +622,10 @@ def _of_joined(of: Feature | PercentileBase, place: _Place, other: _Place) -> _R
         at = np.searchsorted(other_ends, ends, "right") - 1
         is_there = (ends - other_ends[at] <= CARRY_NS) | (other.timeframe == "1d")
     if not bool((is_there & (at >= 0)).all()):
-        return _Result(None, f"{other.name}: not there at all of the {of.window} bars")
+        return f"{other.name}: not there at all of the {bars} bars"
+    is_carried = other.timeframe == "1h" and bool((other_ends[at] < ends).any())
     at += other.count - reach
-    if other.window.has_hole(other.count, other.count - int(at[0])):
-        return _Result(None, f"{other.name}: days without a bar inside the window")
-    columns = place.window.last(of.window, place.count)
-    value = of.function(columns, other.window.chosen(at))
-    if value is None or not math.isfinite(value):
-        return _Result(None, _why(place.name, place.count, of.window))
-    is_carried = other.timeframe == "1h" and bool((other_ends[at - other.count + reach] < ends).any())
-    return _Result(value, "", is_carried)
+    return other.obstacle(other.count - int(at[0])) or (other.window.chosen(at), is_carried)
 
 
 def _why(name: str, bars: int, window: int) -> str:

@@ -68,12 +68,13 @@ def sigma(values: Column, *, sample: bool = False) -> float:
     and a flat window gives exactly 0.
     """
     _require(values, 2 if sample else 1)
-    return _sigma_of_differences(values - values[-1], sample=sample)
+    differences = values - values[-1]
+    return _sigma_around(sma(differences, len(values)), differences, sample=sample)
 
 
-def _sigma_of_differences(differences: Column, *, sample: bool = False) -> float:
+def _sigma_around(mean: float, differences: Column, *, sample: bool = False) -> float:
     n = len(differences)
-    deviations = differences - float(np.add.reduce(differences)) / n
+    deviations = differences - mean
     return math.sqrt(float(np.add.reduce(deviations * deviations)) / (n - 1 if sample else n))
 
 
@@ -81,7 +82,10 @@ def z(values: Column, *, mean_over: int, sigma_over: int) -> float | None:
     """(last - mean of the last `mean_over`) / population sigma of the last `sigma_over`; None when flat."""
     _require(values, max(mean_over, sigma_over))
     differences = values - values[-1]
-    return safe_div(-sma(differences, mean_over), _sigma_of_differences(differences[-sigma_over:]))
+    spread = differences[-sigma_over:]
+    centre = sma(spread, sigma_over)
+    mean = centre if mean_over == sigma_over else sma(differences, mean_over)
+    return safe_div(-mean, _sigma_around(centre, spread))
 
 
 # ---------------------------------------------------------------- recursions
@@ -107,7 +111,7 @@ def _smoothed(values: Column, n: int, alpha: float, decay: float) -> Column:
     powers = _powers(decay, len(values) - n)
     smoothed = np.empty(len(values) - n + 1)
     smoothed[0] = seed
-    smoothed[1:] = powers * (seed + alpha * np.add.accumulate(values[n:] / powers))
+    np.multiply(powers, seed + alpha * np.add.accumulate(values[n:] / powers), out=smoothed[1:])
     return smoothed
 
 
@@ -165,6 +169,13 @@ def atr(high: Column, low: Column, close: Column, n: int) -> Column:
     return averages
 
 
+def last_atr(high: Column, low: Column, close: Column, n: int) -> float:
+    """The last of `atr`."""
+    ranges = true_range(high, low, close)
+    last = float(ranges[-1])
+    return _last_wilder(ranges - last, n) + last
+
+
 def adx(high: Column, low: Column, n: int) -> float | None:
     """Wilder's Average Directional Index of the last bar, 0-100; needs 2n bars.
 
@@ -172,9 +183,9 @@ def adx(high: Column, low: Column, n: int) -> float | None:
     None when some DX has no directional movement at all under it.
     """
     _require(high, 2 * n)
-    up, down = high[1:] - high[:-1], low[:-1] - low[1:]
-    plus = wilder(np.where((up > down) & (up > 0.0), up, 0.0), n)
-    minus = wilder(np.where((down > up) & (down > 0.0), down, 0.0), n)
+    up, down = np.maximum(high[1:] - high[:-1], 0.0), np.maximum(low[:-1] - low[1:], 0.0)
+    # Of each bar the larger movement alone, and neither where they are equal.
+    plus, minus = wilder(up * (up > down), n), wilder(down * (down > up), n)
     movement = plus + minus
     if float(movement.min()) < SMALLEST_DENOMINATOR:
         return None
@@ -188,32 +199,33 @@ def psar(high: Column, low: Column, *, step: float = 0.02, limit: float = 0.2) -
     in TA-Lib. A falling trend is the rising one of the mirrored prices: the loop knows one rule.
     """
     _require(high, 2)
-    rising = (low.tolist(), high.tolist())
-    falling = ((-high).tolist(), (-low).tolist())
-    is_up = not (low[0] - low[1] > max(0.0, high[1] - high[0]))
-    floors, tops = rising if is_up else falling
-    sar, extreme, speed = floors[0], tops[1], step
+    highs, lows = high.tolist(), low.tolist()
+    is_up = not (lows[0] - lows[1] > max(0.0, highs[1] - highs[0]))
+    floor_before, top_before = (lows[0], highs[0]) if is_up else (-highs[0], -lows[0])
+    sar, extreme, speed = floor_before, highs[1] if is_up else -lows[1], step
     current = sar
-    for i in range(1, len(floors)):
-        floor = floors[i]
+    # Comparisons below: calling min() costs more than all the rest of the loop.
+    for low_now, high_now in zip(lows[1:], highs[1:], strict=True):
+        floor, top = (low_now, high_now) if is_up else (-high_now, -low_now)
         if floor <= sar:
             is_up = not is_up
-            floors, tops = rising if is_up else falling
-            floor = floors[i]
-            sar = min(-extreme, floors[i - 1], floor)
-            extreme, speed = tops[i], step
-            current = sar
+            floor, top, floor_before = -top, -floor, -top_before
+            current = sar = min(-extreme, floor_before, floor)
+            extreme, speed = top, step
         else:
             current = sar
-            top = tops[i]
             if top > extreme:
-                extreme, speed = top, min(speed + step, limit)
+                extreme = top
+                speed += step
+                if speed > limit:  # noqa: PLR1730
+                    speed = limit
         sar += speed * (extreme - sar)
-        # Never beyond the last two lows. (Comparisons: calling min() costs more than all the rest of the loop.)
+        # Never beyond the last two lows.
         if sar > floor:  # noqa: PLR1730
             sar = floor
-        if sar > floors[i - 1]:  # noqa: PLR1730
-            sar = floors[i - 1]
+        if sar > floor_before:  # noqa: PLR1730
+            sar = floor_before
+        floor_before, top_before = floor, top
     return float(current if is_up else -current)
 
 

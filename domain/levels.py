@@ -62,16 +62,22 @@ def levels(price: Price, away: Distances, *, is_short: bool) -> tuple[Price, Pri
 def resting_legs(
     close: Price, away: Distances, settings: StrategySettings, tick_size: Price, *, is_short: bool
 ) -> dict[str, Price]:
-    """What rests at the broker beside an entry, rounded away from it; the fill is not known yet, so from the close."""
+    """What rests at the broker beside an entry; the fill is not known yet, so from the close.
+
+    Rounded away from the price that is asked, and a tick from it at least: TradersPost takes no leg at that price.
+    """
     sign = -1 if is_short else 1
+    asked = round_to_tick(Price(sign * close), tick_size, up=False)
     stop = away.stop if settings.bracket else away.stop * settings.protective_stop
     legs = {}
     if stop:
-        level = (sign * close - stop).to_integral_value(ROUND_FLOOR)
-        legs["stop_price"] = Price(sign * round_to_tick(Price(int(level)), tick_size, up=False))
+        level = round_to_tick(Price(int((sign * close - stop).to_integral_value(ROUND_FLOOR))), tick_size, up=False)
+        legs["stop_price"] = Price(sign * min(level, asked - tick_size))
     if settings.bracket:
-        level = (sign * close + away.target).to_integral_value(ROUND_FLOOR)
-        legs["target_price"] = Price(sign * round_to_tick(Price(int(level)), tick_size, up=True))
+        level = round_to_tick(
+            Price(int((sign * close + away.target).to_integral_value(ROUND_FLOOR))), tick_size, up=True
+        )
+        legs["target_price"] = Price(sign * max(level, asked + tick_size))
     return legs
 
 

@@ -121,13 +121,12 @@ class Scorer:
     def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 
-        Models are trained on long entries: a short has none. Never raises: an exit of any root must not depend on it.
+        `is_short`: it is asked of a short entry, which only a model that was trained on shorts may judge.
+        Never raises: an exit of any root must not depend on it.
         """
-        if is_short:
-            return Judgement(gate=unscored_gate("veto_model_side", "trained on long entries"))
         judgement = None
         if not self._failed.keys() & {root, _ALL}:
-            judgement = self._guarded(root, self._judge, root, bar_end)
+            judgement = self._guarded(root, self._judge, root, bar_end, is_short)
         if judgement is None:
             why = self._failed.get(_ALL) or self._failed[root]
             return Judgement(gate=unscored_gate("veto_failed", why))
@@ -140,11 +139,13 @@ class Scorer:
             self._failed.setdefault(root, f"{type(error).__name__}: {error}")
             return None
 
-    def _judge(self, root: str, bar_end: Nanos) -> Judgement:
+    def _judge(self, root: str, bar_end: Nanos, is_short: bool) -> Judgement:
         model = self._models.get(root)
         if model is None:
             reason = f"veto_model_{self._refusals.get(root, 'missing')}"
             return Judgement(gate=unscored_gate(reason, self._details.get(root)))
+        if (model.side == "short") != is_short:
+            return Judgement(gate=unscored_gate("veto_model_side", f"trained on {model.side} entries"))
         threshold = self._thresholds[root]
         if not self._book.has_hours(root):
             gate = unscored_gate("veto_input_missing", f"{root} 1h: no bars")

@@ -8,7 +8,7 @@ from its caller is a vector in which nothing is missing (`unusable_features`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Literal, Protocol
 
 import attrs
 
@@ -90,6 +90,11 @@ class VetoModel(Protocol):
     @property
     def root(self) -> str:
         """The root it was trained for."""
+        ...
+
+    @property
+    def side(self) -> Literal["long", "short"]:
+        """Of the entries that it was trained on, and may be asked about."""
         ...
 
     @property

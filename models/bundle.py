@@ -28,7 +28,7 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import attrs
 import numpy as np
@@ -65,6 +65,10 @@ class ModelBundle:
     @property
     def root(self) -> str:
         return self.manifest.description.root
+
+    @property
+    def side(self) -> Literal["long", "short"]:
+        return self.manifest.description.side
 
     @property
     def feature_set(self) -> str:

@@ -34,6 +34,7 @@ class PassEverything:
 
     root: str
     features: tuple[str, ...]
+    side: Literal["long", "short"] = "long"
     feature_set: str = FEATURE_SET_VERSION
     digest: str = "passes everything"
     threshold: float = 0.5
@@ -163,6 +164,7 @@ class Material:
     table: Candidates
     signal_product: str
     market: Literal["recorded", "simulated"]
+    side: Literal["long", "short"] = "long"
     populations: Mapping[str, npt.ArrayLike]
     """Per percentile base that the features rank: its values at the end of the training window."""
     training_start: str

@@ -139,7 +139,7 @@ def _forests(trained: Trained) -> str:
 
 def _facts(said: BundleDescription, trained: Trained) -> str:
     facts = {
-        "Signal product": f"{said.signal_product}, {said.market} market",
+        "Signal product": f"{said.signal_product}, {said.side} entries, {said.market} market",
         "Training window": f"{said.training_start} to {said.training_end}",
         "Rows": f"{trained.metrics['rows']:,} entries in {trained.metrics['sessions']:,} sessions",
         "Strategy": ", ".join(f"{name}={value}" for name, value in said.metrics.get("strategy", {}).items())

@@ -54,6 +54,7 @@ _FIX: Mapping[Reason, str] = {
     "missing": "train the root, import its model (`models import`), or switch the veto off",
     "changed": "restore the bundle's files from version control, or train the root again",
     "format_version": f"train the root again; this program reads format {FORMAT_VERSION}",
+    "product_mismatch": "train the root on the bars that are read, or read the product that it was trained on",
     "library_version": "install the manifest's version to read the estimator; scoring does not need it",
     "threshold_unparsable": "write a plain number between 0 and 1, such as 0.55",
     "threshold_out_of_range": "write a number above 0 and below 1",
@@ -80,6 +81,8 @@ class BundleDescription:
     """
     market: Literal["recorded", "simulated"]
     """Where the training data came from. A simulated market proves nothing about a real one."""
+    side: Literal["long", "short"] = "long"
+    """Of the entries that it was trained on. A manifest that does not say is read as long."""
     feature_set: str
     """Version of the feature registry the names belong to."""
     features: tuple[str, ...]
@@ -160,6 +163,8 @@ class Manifest:
             raise BundleRefused(
                 "malformed", f"market: {fields['market']!r} is neither recorded nor simulated", where=path
             )
+        if fields["side"] not in ("long", "short"):
+            raise BundleRefused("malformed", f"side: {fields['side']!r} is neither long nor short", where=path)
         is_bare = fields["files"] == {} and fields["libraries"] == {}
         start, end = _texts("training_window", [window.get("start"), window.get("end")], path)
         description = BundleDescription(
@@ -188,7 +193,7 @@ class Manifest:
 
 _POPULATIONS = {"file": "populations.npz", "kind": "bars"}
 """Percentile populations of one value per bar; one per trade would be another kind."""
-_TEXTS = ("root", "signal_product", "market", "feature_set", "data_digest", "label", "command")
+_TEXTS = ("root", "signal_product", "market", "side", "feature_set", "data_digest", "label", "command")
 _KEYS = frozenset(
     {
         *_TEXTS,
@@ -225,6 +230,7 @@ def _mapping(raw: bytes, path: Path) -> dict[str, Any]:
     if version != FORMAT_VERSION or not isinstance(version, int) or isinstance(version, bool):
         raise BundleRefused("format_version", f"format version {version!r}", where=path)
     fields.setdefault("signal_product", UNKNOWN)
+    fields.setdefault("side", "long")
     if odd := sorted(str(key) for key in fields.keys() ^ _KEYS):
         raise BundleRefused("malformed", f"missing or unknown: {', '.join(odd)}", where=path)
     return fields

@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
@@ -57,10 +57,10 @@ MACHINE_PARTS = machine_parts({})
 """Without models: with `veto: true` nothing is entered."""
 
 
-def code_digest() -> str:
-    """sha256 over the decision code's file names and contents, hex."""
+def code_digest(files: Sequence[str] = DECISION_CODE) -> str:
+    """sha256 over the names and contents of files and of directories' modules, hex."""
     digest = hashlib.sha256()
-    for name in DECISION_CODE:
+    for name in files:
         place = CHECKOUT / name
         for path in sorted(place.rglob("*.py")) if place.is_dir() else [place]:
             content = path.read_bytes()

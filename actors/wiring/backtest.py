@@ -24,12 +24,11 @@ from adapters.calendar import CmeCalendar
 from adapters.config import (
     CALENDAR_OVERRIDES_FILE,
     CONFIG_VARIABLE,
-    CONTRACT_MAP_FILE,
-    MODELS_DIR,
+    MarketPlaces,
     find_config,
     find_market,
+    shipped_market,
 )
-from adapters.contract_map import load_contract_map
 from adapters.databento.hour_files import read_bars
 from adapters.products import PRODUCTS, products_of, roots_on
 from adapters.sqlite.codec import Codec
@@ -66,7 +65,7 @@ def backtest_command(request: BacktestRequest) -> None:
     if journals and len(journals) < len(request.data):
         raise _refused("journals and DBN files in one run", "run one after the other")
     result = _of_journals(request) if journals else _of_files(request)
-    conditions = {"fills": request.fills, "slippage_ticks": request.slippage, "veto": not request.no_veto}
+    conditions = {"fills": request.fills, "slippage_ticks": request.slippage}
     report = backtest_report(result, conditions)
     if request.report is not None:
         try:
@@ -81,23 +80,26 @@ def backtest_command(request: BacktestRequest) -> None:
 def _of_files(request: BacktestRequest) -> BacktestResult:
     if request.fills == "recorded":
         raise _refused("DBN files have no recorded fills", "give a journal, or leave --fills out")
-    roots, settings, models_dir = places_of(request.config, request.overlay)
-    wanted = _wanted(request, roots)
-    data = read_minutes(request.data, roots)
+    places = places_of(request.config, request.overlay)
+    settings, wanted = places.strategy, _wanted(request, places.roots)
+    data = read_minutes(request.data, places.roots)
+    for name, mapped, found in exchanged(places.roots, data):
+        click.echo(f"{name}: the files hold {found}, the contract map reads {mapped}: {found} is traded", err=True)
     if lacking := sorted(wanted - {root.root for root in data.roots}) if request.roots else []:
         raise _refused(f"no bar of {', '.join(lacking)} in the files", "name roots that the files hold")
     if request.no_veto:
         settings = settings.without_veto()
     loaded = LoadedModels(bundles={}, records=())
     if scored := [root for root in data.roots if root.root in wanted and settings.of(root.root).veto]:
-        loaded = load_models(scored, request.models_dir or models_dir, for_money=False)
+        loaded = load_models(scored, request.models_dir or places.models_dir, for_money=False)
     return run_backtest(
         data.minutes,
         roots=data.roots,
         settings=settings,
         calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
         models=loaded.bundles,
-        refusals={record.root: record.refusal for record in loaded.records if record.refusal},
+        refused=loaded.records,
+        required_reference_feeds=_required(places, data.roots),
         traded=sorted(wanted),
         costs=BacktestCosts(slippage_ticks=request.slippage),
     )
@@ -111,32 +113,32 @@ def _of_journals(request: BacktestRequest) -> BacktestResult:
     paths = list(dict.fromkeys(segment for path in sorted(request.data) for segment in segments_of(path)))
     sessions = [_recorded(path, request) for path in paths]
     wanted = _wanted(request, [root for session in sessions for root in session.opened.roots])
-    models: dict[str, VetoModel] = {}
-    for path, session in zip(paths, sessions, strict=True):
-        models |= find_models(session.opened.models, path.parent, request.models_dir)
-    return over_journals(
-        sessions, models=models, traded=sorted(wanted), costs=BacktestCosts(slippage_ticks=request.slippage)
-    )
+    return over_journals(sessions, traded=sorted(wanted), costs=BacktestCosts(slippage_ticks=request.slippage))
 
 
 def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
     with JournalFile(path, Codec()) as journal, naming(path):
         session = recorded_session(journal.envelopes(types=set(READ)), with_fills=request.fills == "recorded")
     if not request.no_veto:
-        return session
+        return attrs.evolve(session, models=find_models(session.opened.models, path.parent, request.models_dir))
     strategy = session.opened.strategy.without_veto()
     return attrs.evolve(session, opened=attrs.evolve(session.opened, strategy=strategy, models=()))
 
 
-def places_of(
-    config: Path | None, overlay: tuple[Path, ...] = ()
-) -> tuple[tuple[TradedRoot, ...], StrategySettings, Path]:
-    """Roots, strategy and bundles of the configuration that `live` would use; the shipped ones without any."""
+def places_of(config: Path | None, overlay: tuple[Path, ...] = ()) -> MarketPlaces:
+    """Of the configuration that `live` would use; the shipped settings without any."""
     named = config is not None or overlay or os.environ.get(CONFIG_VARIABLE, "").strip()
     if not named and not (Path.cwd() / "live.yml").is_file():
-        return load_contract_map(CONTRACT_MAP_FILE, environ=os.environ).roots, StrategySettings(), MODELS_DIR
-    places = find_market(find_config(config, os.environ, Path.cwd()), overlay, os.environ)
-    return places.roots, places.strategy, places.models_dir
+        return shipped_market(os.environ)
+    return find_market(find_config(config, os.environ, Path.cwd()), overlay, os.environ)
+
+
+def _required(places: MarketPlaces, roots: Sequence[TradedRoot]) -> tuple[str, ...]:
+    """The feeds that entries wait for, as far as the files have bars of them."""
+    held = {f"{root.root}_day" for root in roots}
+    if absent := [name for name in places.required_reference_feeds if name not in held]:
+        click.echo(f"entries do not wait for {', '.join(absent)}, of which the files hold no bar", err=True)
+    return tuple(name for name in places.required_reference_feeds if name in held)
 
 
 def _wanted(request: BacktestRequest, roots: Sequence[TradedRoot]) -> set[str]:
@@ -173,7 +175,8 @@ def run_backtest(
     settings: StrategySettings,
     calendar: Calendar,
     models: Mapping[str, VetoModel],
-    refusals: Mapping[str, str] | None = None,
+    refused: Sequence[ModelRecord] = (),
+    required_reference_feeds: Sequence[str] = (),
     traded: Sequence[str] | None = None,
     costs: BacktestCosts | None = None,
     on_session: Callable[[dt.date], None] = lambda date: None,
@@ -181,55 +184,48 @@ def run_backtest(
     """Trade `minutes` with the live strategy, session by session.
 
     `roots`: all that have bars, reference roots too. `models` by root judge the entries where `settings.veto` is
-    on; a root without one enters nothing, with the reason in `refusals` or `missing`. `traded`: these roots only,
-    while the others are read for features. A model of `models.candidates.PassEverything` lets every entry pass, and
-    the trades then hold what it was asked.
+    on; a root without one enters nothing, with the reason in `refused` or `missing`. `required_reference_feeds`:
+    what entries wait for. `traded`: these roots only, while the others are read for features. A model of
+    `models.candidates.PassEverything` lets every entry pass, and the trades then hold what it was asked.
     """
-    refused = dict(refusals or {})
+    why = {record.root: record for record in refused}
     chosen = [root for root in roots if not root.is_reference and (traded is None or root.root in traded)]
     records = tuple(
         record_of(models[root.root])
         if root.root in models
-        else ModelRecord(root=root.root, refusal=refused.get(root.root, "missing"))
+        else why.get(root.root, ModelRecord(root=root.root, refusal="missing"))
         for root in chosen
         if settings.of(root.root).veto
     )
     sessions = market_sessions(
-        minutes, roots=roots, settings=settings, calendar=calendar, models=records, roots_on=roots_on
+        minutes,
+        roots=roots,
+        settings=settings,
+        calendar=calendar,
+        records=records,
+        models=models,
+        required_reference_feeds=tuple(required_reference_feeds),
+        roots_on=roots_on,
     )
-    return run_sessions(
-        sessions, partial(runners_of, chosen, models, refused, costs or BacktestCosts()), on_session=on_session
-    )
+    return run_sessions(sessions, partial(runners_of, chosen, costs or BacktestCosts()), on_session=on_session)
 
 
 def over_journals(
     sessions: Sequence[MarketSession],
     *,
-    models: Mapping[str, VetoModel],
     traded: Sequence[str] | None = None,
     costs: BacktestCosts | None = None,
 ) -> BacktestResult:
-    """Trade recorded sessions (`actors.recorded_sessions`) again, with the settings that each was recorded with."""
+    """Trade recorded sessions (`actors.recorded_sessions`) again, with the settings and `models` of each."""
     roots = {root.root: root for session in sessions for root in session.opened.roots if not root.is_reference}
     chosen = [root for name, root in roots.items() if traded is None or name in traded]
-    refusals = {
-        record.root: record.refusal for session in sessions for record in session.opened.models if record.refusal
-    }
-    return run_sessions(sessions, partial(runners_of, chosen, models, refusals, costs or BacktestCosts()))
+    return run_sessions(sessions, partial(runners_of, chosen, costs or BacktestCosts()))
 
 
-def runners_of(
-    roots: Sequence[TradedRoot],
-    models: Mapping[str, VetoModel],
-    refusals: Mapping[str, str],
-    costs: BacktestCosts,
-    listener: Listener,
-) -> dict[str, RootRunner]:
+def runners_of(roots: Sequence[TradedRoot], costs: BacktestCosts, listener: Listener) -> dict[str, RootRunner]:
     """A runner for each of `roots`."""
     return {
-        root.root: RootBacktest(
-            root, models.get(root.root), listener=listener, costs=costs, refusal=refusals.get(root.root, "")
-        )
+        root.root: RootBacktest(root, listener=listener, costs=costs)
         for root in sorted(roots, key=lambda root: root.root)
     }
 
@@ -268,6 +264,16 @@ def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteDa
         if at.name.product in by_product
     )
     return MinuteData(minutes=minutes, roots=chosen, foreign=foreign)
+
+
+def exchanged(roots: Sequence[TradedRoot], data: MinuteData) -> list[tuple[str, str, str]]:
+    """(root, the product that `roots` read, the one that `data` have) of each traded root where these differ."""
+    mapped = {root.root: root.data_product for root in roots}
+    return [
+        (one.root, mapped[one.root], one.data_product)
+        for one in data.roots
+        if not one.is_reference and one.data_product != mapped[one.root]
+    ]
 
 
 def _with_data(root: TradedRoot, held: set[str]) -> TradedRoot | None:

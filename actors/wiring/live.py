@@ -51,6 +51,7 @@ from domain.errors import OperatorError
 from domain.events import HistoryLoaded
 from domain.ports import Calendar, FeedSource
 from domain.sessions import Session
+from domain.units import Nanos
 
 DEMO_SPEED = "2000"
 M_ARENA_MAX = -8
@@ -87,33 +88,11 @@ def live_command(request: LiveRequest) -> int:
     _check_definitions(config)
     if config.mode == "live":
         log.info("checklist of TradersPost's settings", valid_until=str(config.golive.valid_until))
-    models = shadows = LoadedModels()
-    if scored := [root for root in config.roots if config.strategy.of(root.root).veto]:
-        models = load_models(scored, config.models_dir, for_money=config.mode == "live")
-    if config.shadow_models_dir is not None and config.strategy.decision_timeframe == "1h":
-        shadows = load_shadows(config.roots, config.shadow_models_dir)
+    models, shadows = _models_of(config)
     stopping = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopping.set())
-    plan = LivePlan(
-        mode=config.mode,
-        is_demo=config.is_demo,
-        account=config.account,
-        clock=config.clock,
-        seed=request.seed,
-        roots=config.roots,
-        strategy=config.strategy,
-        risk=config.risk,
-        version=VERSION,
-        code_digest=code_digest(),
-        config_digest=config_digest(config),
-        libraries=library_versions(),
-        models=models.records,
-        shadows=shadows.records,
-        required_reference_feeds=config.required_reference_feeds,
-        until_ns=until_ns,
-        skip_poison=request.skip_poison,
-    )
+    plan = _plan_of(config, request, models, shadows, until_ns)
     with ExitStack() as stack:
         alerts = stack.enter_context(running_alerts(config))
         service = stack.enter_context(running_service(alerts))
@@ -167,6 +146,40 @@ def live_command(request: LiveRequest) -> int:
     for crash in faults.left:
         click.echo(f"planned crash did not happen: {crash.actor}@{crash.seq}", err=True)
     return result.exit_code
+
+
+def _models_of(config: Config) -> tuple[LoadedModels, LoadedModels]:
+    """The models, and their shadows."""
+    models = shadows = LoadedModels()
+    if scored := [root for root in config.roots if config.strategy.of(root.root).veto]:
+        models = load_models(scored, config.models_dir, for_money=config.mode == "live")
+    if config.shadow_models_dir is not None:
+        shadows = load_shadows(config.roots, config.shadow_models_dir, config.strategy)
+    return models, shadows
+
+
+def _plan_of(
+    config: Config, request: LiveRequest, models: LoadedModels, shadows: LoadedModels, until_ns: Nanos | None
+) -> LivePlan:
+    return LivePlan(
+        mode=config.mode,
+        is_demo=config.is_demo,
+        account=config.account,
+        clock=config.clock,
+        seed=request.seed,
+        roots=config.roots,
+        strategy=config.strategy,
+        risk=config.risk,
+        version=VERSION,
+        code_digest=code_digest(),
+        config_digest=config_digest(config),
+        libraries=library_versions(),
+        models=models.records,
+        shadows=shadows.records,
+        required_reference_feeds=config.required_reference_feeds,
+        until_ns=until_ns,
+        skip_poison=request.skip_poison,
+    )
 
 
 def _share_one_heap() -> None:

@@ -97,9 +97,8 @@ def show_command(places: ModelPlaces, root: str, *, is_shadow: bool, as_json: bo
     click.echo(f"{root} ({found.kind}), {found.path}")
     click.echo(f"  state            {found.state}{f': {found.refusal.what}' if found.refusal else ''}")
     click.echo(f"  signal product   {description.signal_product}; this configuration reads {_product(places, root)}")
-    click.echo(
-        f"  trained on       {description.market} market, {description.training_start} to {description.training_end}"
-    )
+    click.echo(f"  trained on       {description.side} entries of a {description.market} market")
+    click.echo(f"  window           {description.training_start} to {description.training_end}")
     click.echo(f"  data             sha256 {description.data_digest}")
     click.echo(f"  label            {description.label}")
     click.echo(f"  threshold        {description.threshold}")

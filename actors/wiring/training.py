@@ -85,7 +85,14 @@ def _checked(request: TrainRequest) -> TrainRequest:
             fix="leave out --demo, or the roots and files",
             exit_code=2,
         )
-    if not checked.demo and not request.data:
+    if checked.demo and (checked.features or checked.config is not None):
+        raise OperatorError(
+            "--demo has features and settings of its own",
+            where="train",
+            fix="leave out --features and --config, or --demo",
+            exit_code=2,
+        )
+    if not checked.demo and not checked.data:
         raise OperatorError(
             "nothing to learn from",
             where="train",
@@ -99,8 +106,8 @@ def _recorded(request: TrainRequest, kept: KeptWork, jobs: int) -> dict[str, Mat
     from actors.wiring.training_demo import FEATURES
     from actors.wiring.training_files import FileRequest, file_material
 
-    roots, settings, _ = places_of(request.config)
-    traded = tuple(root.root for root in roots if not root.is_reference)
+    places = places_of(request.config)
+    traded = tuple(root.root for root in places.roots if not root.is_reference)
     if unknown := [root for root in request.roots if root not in traded]:
         raise OperatorError(
             f"no traded root {', '.join(unknown)}", where="train", fix=f"known are {', '.join(traded)}", exit_code=2
@@ -113,7 +120,7 @@ def _recorded(request: TrainRequest, kept: KeptWork, jobs: int) -> dict[str, Mat
         leak_checks=request.leak_checks,
         jobs=jobs,
     )
-    return file_material(wanted, roots, settings, kept)
+    return file_material(wanted, places.roots, places.strategy, kept)
 
 
 def _command(root: str, request: TrainRequest) -> str:
@@ -188,6 +195,7 @@ def _description(material: Material, trained: Trained, seed: int, command: str) 
         root=material.table.root,
         signal_product=material.signal_product,
         market=material.market,
+        side=material.side,
         feature_set=FEATURE_SET_VERSION,
         features=material.table.features,
         threshold=trained.threshold,

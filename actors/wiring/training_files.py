@@ -6,19 +6,18 @@ import datetime as dt
 import hashlib
 import sys
 from base64 import b64decode
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
 import numpy as np
 import numpy.typing as npt
 
-from actors import backtest as sessions_module
-from actors.wiring import backtest as backtest_module
 from actors.wiring import code_digest, library_versions
-from actors.wiring.backtest import MinuteData, read_minutes, run_backtest
+from actors.wiring.backtest import MinuteData, exchanged, read_minutes, run_backtest
 from adapters.calendar import CmeCalendar
 from adapters.config import CALENDAR_OVERRIDES_FILE
 from domain.backtest import END, BacktestResult, ContractMinutes
@@ -27,6 +26,7 @@ from domain.events import SignalEvaluated, VetoScored
 from domain.features import FEATURE_SET_VERSION, required_inputs, unavailable
 from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot
+from domain.optional_gates import gate_inputs, gate_names
 from domain.sessions import iso_utc
 from domain.units import MINUTE, Nanos
 from models.candidates import Candidates, Material, PassEverything, Row
@@ -34,6 +34,8 @@ from models.kept import Arrays, KeptWork, key_of
 from models.lookahead import refuse_lookahead, spread
 
 Asked = dict[int, tuple[float, ...]]
+_CODE = ("actors", "adapters", "domain", "models", "Data/calendar_overrides.yml")
+"""Whatever of it has changed, a backtest is run again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -65,14 +67,20 @@ class TrainingRun:
     @classmethod
     def of(cls, root: TradedRoot, features: Sequence[str], data: MinuteData, settings: StrategySettings) -> TrainingRun:
         """The run on `data`, with the veto asked whatever `settings` say."""
-        read = _read_by(features, root)
+        own = settings.of(root.root)
+        read = _read_by(features, root) | {one.root or root.root for one in gate_inputs(own, pair=root.pair)}
         return cls(
             root=root,
             features=tuple(features),
             minutes=tuple(one for one in data.minutes if one.root in read),
             roots=tuple(one for one in data.roots if one.root in read),
-            settings=attrs.evolve(settings.of(root.root), veto=True, roots=()),
+            settings=attrs.evolve(own, veto=True, roots=()),
         )
+
+    @property
+    def side(self) -> Literal["long", "short"]:
+        """Of the entries that are learned from."""
+        return "short" if self.settings.side == "short" else "long"
 
     def result(self) -> BacktestResult:
         return run_backtest(
@@ -80,7 +88,7 @@ class TrainingRun:
             roots=self.roots,
             settings=self.settings,
             calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
-            models={self.root.root: PassEverything(root=self.root.root, features=self.features)},
+            models={self.root.root: PassEverything(root=self.root.root, features=self.features, side=self.side)},
             traded=[self.root.root],
         )
 
@@ -118,15 +126,13 @@ class TrainingRun:
         rows = hashlib.sha256()
         for one in self.minutes:
             rows.update(f"{one.root}:{one.raw_symbol}:{len(one.rows)}:".encode() + one.rows.tobytes())
-        modules = (sessions_module, backtest_module, sys.modules[__name__])
-        code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in modules]
         return key_of(
             root=self.root.root,
             features=self.features,
             rows=rows.hexdigest(),
             roots=repr(self.roots),
             settings=repr(self.settings),
-            code=[code_digest(), *code],
+            code=code_digest(_CODE),
             libraries=library_versions(),
         )
 
@@ -146,6 +152,19 @@ def file_material(
         raise OperatorError(
             f"no bar of {', '.join(lacking)}", where="--data", fix="give files that hold them", exit_code=2
         )
+    if both := [root for root in traded if settings.of(root).side == "both"]:
+        raise OperatorError(
+            f"a model judges entries of one side, and {', '.join(both)} may enter both",
+            where="side",
+            fix="give a --config with `side: long` or `side: short`",
+            exit_code=2,
+        )
+    for root in traded:
+        _check_gates(settings.of(root), by_root[root], by_root)
+    for name, mapped, found_product in exchanged(roots, data):
+        if name in traded:
+            what = f"{name}: the files hold {found_product}, the contract map reads {mapped}"
+            click.echo(f"{what}: a start takes the bundle where the map reads {found_product}", err=True)
     runs = {
         root: TrainingRun.of(by_root[root], _features(request, by_root[root], by_root), data, settings)
         for root in traded
@@ -156,11 +175,22 @@ def file_material(
     return {root: _material(run, found[root]) for root, run in runs.items()}
 
 
+def _check_gates(settings: StrategySettings, root: TradedRoot, held: Collection[str]) -> None:
+    """Without the bars of what a gate reads, nothing would ever be entered."""
+    if lacking := [name for name in gate_names(settings) if not _read_by([name], root) <= set(held)]:
+        raise OperatorError(
+            f"nothing to compute the gates {', '.join(lacking)} of {root.root} from",
+            where="--data",
+            fix="give the roots that they read too, or a --config without these gates",
+            exit_code=2,
+        )
+
+
 def _features(request: FileRequest, root: TradedRoot, held: Collection[str]) -> tuple[str, ...]:
     """The features that were asked for, or the default ones that the files, which hold bars of `held`, can supply."""
     for name in request.features:
         if (reason := unavailable(name)) is not None:
-            raise OperatorError(f"{name!r} {reason}", where="--features", fix="see docs/strategy.md", exit_code=2)
+            raise OperatorError(f"{name!r} {reason}", where="--features", fix="`features` lists them all", exit_code=2)
     wanted = request.features or request.default
     left_out = [name for name in wanted if not _read_by([name], root) <= set(held)]
     if left_out and request.features:
@@ -225,14 +255,14 @@ def asked_of(result: BacktestResult) -> Asked:
 
 
 def _why_nothing(result: BacktestResult) -> str:
-    """In words: what kept the last entry away."""
+    """In words: what the veto lacked at the end, or what kept most entries away."""
     evaluated = [event for event in result.decisions if isinstance(event, SignalEvaluated)]
     what = f"not a single entry in {len(result.sessions)} sessions"
-    for event in reversed(evaluated):
-        for gate in event.gates:
-            if gate.name == "veto" and not gate.is_passed:
-                return f"{what}; at the last decision the veto said {gate.reason}: {gate.value}"
-    return what
+    for gate in evaluated[-1].gates if evaluated else ():
+        if gate.name == "veto" and not gate.is_passed:
+            return f"{what}; at the last decision the veto said {gate.reason}: {gate.value}"
+    reasons = Counter(event.reason for event in evaluated if event.verdict == "refuse").most_common(3)
+    return f"{what}: {', '.join(f'{reason} {count}' for reason, count in reasons) or 'not a decision bar'}"
 
 
 def _refuse_lookahead(
@@ -277,6 +307,7 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
         table=table,
         signal_product=run.root.data_product,
         market="recorded",
+        side=run.side,
         populations={
             name.removeprefix("population "): values
             for name, values in arrays.items()

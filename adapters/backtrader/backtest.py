@@ -54,16 +54,15 @@ Listener = Callable[[SignalEvaluated | VetoScored], None]
 class RootBacktest:
     """One root over consecutive sessions. What is decided goes to `listener`, in order."""
 
-    def __init__(
-        self, root: TradedRoot, model: VetoModel | None, *, listener: Listener, costs: BacktestCosts, refusal: str = ""
-    ) -> None:
-        """`model` judges the entries where the settings ask for the veto; without one `refusal` says why."""
-        self._root, self._model, self._refusal = root, model, refusal
+    def __init__(self, root: TradedRoot, *, listener: Listener, costs: BacktestCosts) -> None:
+        self._root = root
         self._listener, self._costs = listener, costs
         self._scorer: Scorer | None = None
+        self._features: tuple[str, ...] = ()
+        """Of the session's model."""
         self._memory: RootMemory | None = None
-        self._entered: dict[Nanos, VetoScored | None] = {}
-        """By decision: what the model had said of an entry."""
+        self._entered: dict[Nanos, tuple[tuple[str, ...], VetoScored]] = {}
+        """By decision: what the model had said of an entry, and the names of what it was asked."""
         self._scored: VetoScored | None = None
         self._entry: _Fill | None = None
         self.unfilled = 0
@@ -83,6 +82,11 @@ class RootBacktest:
     def percentiles(self) -> tuple[CarriedPercentile, ...]:
         """The populations as the last session has left them."""
         return () if self._scorer is None else self._scorer.percentiles()
+
+    @property
+    def is_holding(self) -> bool:
+        """The last entry has not been left."""
+        return self._entry is not None
 
     # ------------------------------------------------------------- one session
 
@@ -160,12 +164,15 @@ class RootBacktest:
         """The session's; a scorer goes on from the session before, where nothing was carried in."""
         opened, root = market.opened, self._root.root
         days_since, pairs, settings = opened.session.start_ns - DAY, pairs_of(opened.roots), opened.strategy.of(root)
-        model = self._model if settings.veto else None
+        record = next((one for one in opened.models if one.root == root), None)
+        model = market.models.get(root) if settings.veto and record is not None and not record.refusal else None
+        self._features = () if model is None else tuple(model.features)
         inputs = _inputs_of(root, model, gate_inputs(settings, pair=pairs.get(root)), pairs.get(root))
         if self._scorer is None or market.carried is not None:
             self._scorer = Scorer(
                 {} if model is None else {root: model},
-                refusals={root: self._refusal} if self._refusal else {},
+                refusals={} if record is None or not record.refusal else {root: record.refusal},
+                details={} if record is None or not record.detail else {root: record.detail},
                 gates={root: gate_names(settings)},
                 carried=market.carried or (),
                 tables=[table for table in _tables(market) if (table.root, table.timeframe) in inputs],
@@ -173,11 +180,7 @@ class RootBacktest:
                 pairs=pairs,
             )
         else:
-            rolled = {
-                root: bars.difference
-                for root, bars in market.bars.items()
-                if bars.rolled_from is not None and (root, "1h") in inputs
-            }
+            rolled = {root: bars.difference for root, bars in market.bars.items() if bars.rolled_from is not None}
             self._scorer.open_session(days_since, rolled)
         return _Feeder(self._scorer, inputs, market)
 
@@ -188,7 +191,8 @@ class RootBacktest:
             self._scored = event
         elif event.verdict == "enter":
             scored = self._scored
-            self._entered[event.ts] = scored if scored is not None and scored.ts == event.ts else None
+            if scored is not None and scored.ts == event.ts:
+                self._entered[event.ts] = (self._features, scored)
         self._listener(event)
 
     def _settle(self, fill: _Fill, market: MarketSession) -> BacktestTrade | None:
@@ -199,7 +203,7 @@ class RootBacktest:
         entry, self._entry = self._entry, None
         if entry is None:
             return None  # what a journal had carried into the session
-        scored = self._entered.pop(entry.note.decided_ns, None)
+        features, scored = self._entered.pop(entry.note.decided_ns, ((), None))
         # The session's own: what a contract is worth has changed over the years.
         root = next(root for root in market.opened.roots if root.root == self._root.root)
         return BacktestTrade(
@@ -223,7 +227,7 @@ class RootBacktest:
                 commission_per_side=root.commission_per_side,
             ),
             ibs=entry.note.ibs,
-            features=() if scored is None or self._model is None else tuple(self._model.features),
+            features=features,
             values=() if scored is None else scored.values,
             probability=entry.note.probability,
             threshold=entry.note.threshold,

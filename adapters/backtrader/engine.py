@@ -11,6 +11,7 @@ stops and takes its exit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from types import MappingProxyType
@@ -240,7 +241,9 @@ class CerebroEngine:
     def _halt(self, root: str, error: Exception) -> None:
         """The root is left to the account, which closes what it holds: half an evaluation asks for nothing."""
         self._broker.withdraw(root)
-        self._signals.append(RootHalted(root=root, error=f"{type(error).__name__}: {error}"))
+        # An object's address in its words is another one in every process: replay would find another event.
+        words = re.sub(r" at 0x[0-9a-fA-F]+", "", f"{type(error).__name__}: {error}")
+        self._signals.append(RootHalted(root=root, error=words))
 
     # -------------------------------------------------------- requests
 

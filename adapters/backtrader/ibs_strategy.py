@@ -49,9 +49,10 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
     entries wait for, if any; the caller feeds them), and the veto.
 
     The veto is a `scorer` that the caller feeds, or a model of one root in `ml_model`, `ml_features`, `ml_threshold`
-    (`models.strategy_kwargs_from_bundle`), which is then fed from every feed named `X@1h` or `X@1d`. With such a
-    model alone, the other params have defaults: the root's feed is one contract, the settings are the default ones,
-    and sessions end at 17:00 New York on every weekday (early closes are the calendar's: give `deadline_of`).
+    (`models.strategy_kwargs_from_bundle`), which is then fed from every feed named `X@1h` or `X@1d`; `pairs` are the
+    roots that pair features read, by root. With such a model alone, the other params have defaults: the root's feed is
+    one contract, the settings are the default ones (of the model's side), and sessions end at 17:00 New York on every
+    weekday (early closes are the calendar's: give `deadline_of`).
 
     Without a listener what is evaluated is kept in `signals`. Its feeds must be this
     package's. With `on_failure` (root, exception) a root whose evaluation raises is told of
@@ -70,13 +71,16 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         ("ml_model", None),
         ("ml_features", ()),
         ("ml_threshold", None),
+        ("pairs", None),
     )
 
     def __init__(self) -> None:
         model: VetoModel | None = self.p.ml_model
         if model is None and (self.p.settings is None or self.p.deadline_of is None or not self.p.plans):
             raise OurError("IbsStrategy needs settings, plans and deadline_of, or a model")
-        self.settings: StrategySettings = self.p.settings or StrategySettings()
+        self.settings: StrategySettings = self.p.settings or StrategySettings(
+            side="long" if model is None else model.side
+        )
         self.deadline_of: Deadline = self.p.deadline_of or self._weekday_deadline
         self._roll_closes: Mapping[str, Nanos] = self.p.roll_closes or {}
         self.signals: list[SignalEvaluated | VetoScored] = []
@@ -95,7 +99,12 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
         gates = {root: gate_names(state.settings) for root, state in self._roots.items() if state.settings.gates}
         if model is not None or (gates and self._scorer is None):
             self._own = OwnScorer(
-                self.datas, model, features=self.p.ml_features, threshold=self.p.ml_threshold, gates=gates
+                self.datas,
+                model,
+                features=self.p.ml_features,
+                threshold=self.p.ml_threshold,
+                gates=gates,
+                pairs=self.p.pairs or {},
             )
             self._scorer = self._own.scorer
 

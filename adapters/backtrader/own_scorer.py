@@ -25,11 +25,14 @@ class OwnScorer:
         features: Sequence[str],
         threshold: float | None,
         gates: Mapping[str, Sequence[str]],
+        pairs: Mapping[str, str],
     ) -> None:
         if model is not None and tuple(features or model.features) != tuple(model.features):
             raise OurError(f"ml_features are not those of the model of {model.root}")
         thresholds = {} if model is None or threshold is None else {model.root: float(threshold)}
-        self.scorer = Scorer({} if model is None else {model.root: model}, thresholds=thresholds, gates=gates)
+        self.scorer = Scorer(
+            {} if model is None else {model.root: model}, thresholds=thresholds, gates=gates, pairs=pairs
+        )
         self._inputs: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
         self._fresh: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
         for data in feeds:

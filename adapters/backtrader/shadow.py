@@ -22,7 +22,9 @@ def with_shadows(
     for signal in signals:
         yield signal
         if isinstance(signal, SignalEvaluated) and signal.root in digests:
-            yield _scored(shadow.judge(signal.root, signal.ts), signal.root, signal.ts, digests[signal.root])
+            is_short = any(gate.name == "side" and gate.value == "short" for gate in signal.gates)
+            judgement = shadow.judge(signal.root, signal.ts, is_short=is_short)
+            yield _scored(judgement, signal.root, signal.ts, digests[signal.root])
 
 
 def _scored(judgement: Judgement, root: str, ts: Nanos, digest: str) -> ShadowScored:

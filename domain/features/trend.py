@@ -20,7 +20,7 @@ def ma_spread(bars: Columns) -> float:
 def ma_slope(bars: Columns) -> float | None:
     """(EMA20 − EMA20 five bars ago)/ATR14."""
     means = ema(bars.close - bars.close[-1], 20)
-    return safe_div(float(means[-1] - means[-6]), float(bars.atr(14)[-1]))
+    return safe_div(float(means[-1] - means[-6]), bars.last_atr(14))
 
 
 def _above_ema(bars: Columns, n: int) -> float:
@@ -61,7 +61,7 @@ def _channel(bars: Columns) -> tuple[float, float]:
 def channel_proximity(bars: Columns) -> float | None:
     """min(|U − C|, |C − D|)/ATR14, U and D the high and the low of the 20 bars before."""
     (upper, lower), close = _channel(bars), float(bars.close[-1])
-    return safe_div(min(abs(upper - close), abs(close - lower)), float(bars.atr(14)[-1]))
+    return safe_div(min(abs(upper - close), abs(close - lower)), bars.last_atr(14))
 
 
 def channel_position(bars: Columns) -> float | None:

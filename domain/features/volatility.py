@@ -28,12 +28,12 @@ def range_ratio(bars: Columns) -> float | None:
     """TR/ATR20."""
     before = float(bars.close[-2])
     last = max(float(bars.high[-1]), before) - min(float(bars.low[-1]), before)
-    return safe_div(last, float(bars.atr(20)[-1]))
+    return safe_div(last, bars.last_atr(20))
 
 
 def range_compression(bars: Columns) -> float | None:
     """(H − L)/ATR14."""
-    return safe_div(float(bars.high[-1] - bars.low[-1]), float(bars.atr(14)[-1]))
+    return safe_div(float(bars.high[-1] - bars.low[-1]), bars.last_atr(14))
 
 
 def atr_percentile(bars: Columns) -> float:

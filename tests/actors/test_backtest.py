@@ -22,11 +22,13 @@ from adapters.contract_map import load_contract_map
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile
 from domain.backtest import CLOSE, END, HIGH, LOW, OPEN, START, BacktestCosts, ContractMinutes, MarketSession
+from domain.events import SignalEvaluated, VetoScored
 from domain.history import Rows
 from domain.ibs import StrategySettings
 from domain.instruments import ContractName, TradedRoot, parse_contract
 from domain.sessions import EXCHANGE_ZONE, to_nanos
 from domain.units import HOUR, MINUTE, Nanos
+from models.candidates import PassEverything
 
 CALENDAR = CmeCalendar()
 ROOTS = {root.root: root for root in load_contract_map(CONTRACT_MAP_FILE).roots}
@@ -106,6 +108,47 @@ def test_nothing_of_the_future_changes_what_was_decided(rolling: list[ContractMi
     assert whole.sessions == tuple(WEEK)
 
 
+def test_another_roots_days_are_at_the_level_of_its_new_contract_after_a_roll(rolling: list[ContractMinutes]) -> None:
+    """A model that reads the days of ES and none of its hours, over the roll of ES."""
+    data = [*rolling, contract("MNQM4", minutes(WEEK, level=17_000, volume=5, seed=2), "NQ")]
+    result = run_backtest(
+        data,
+        roots=[ROOTS["ES"], ROOTS["NQ"]],
+        settings=attrs.evolve(SETTINGS, veto=True),
+        calendar=CALENDAR,
+        models={"NQ": PassEverything(root="NQ", features=("es_daily_return",))},
+        traded=["NQ"],
+    )
+    last = [event for event in result.decisions if isinstance(event, VetoScored)][-1]
+    ends = [CALENDAR.session_on(date, [ROOTS["ES"]]).end_ns for date in WEEK]
+    thursday, friday = (rolling[1].rows[rolling[1].rows[:, END] <= end][-1, CLOSE] for end in ends[-2:])
+    assert last.ts == ends[-1]
+    assert last.values == (pytest.approx(100 * (friday - thursday) / thursday, rel=1e-12),)
+
+
+def test_entries_wait_for_the_required_feeds_as_live(rolling: list[ContractMinutes]) -> None:
+    """The bond has bars until Tuesday: its last completed day is there on Tuesday and Wednesday."""
+    bond = contract("ZBH4", minutes(WEEK[:2], level=120, volume=5, seed=2), "TLT")
+    result = run_backtest(
+        [*rolling, bond],
+        roots=[ROOTS["ES"], ROOTS["TLT"]],
+        settings=SETTINGS,
+        calendar=CALENDAR,
+        models={},
+        required_reference_feeds=("TLT_day",),
+    )
+    opens = [CALENDAR.session_on(date, [ROOTS["ES"]]).open_ns for date in WEEK]
+    reasons: list[set[str]] = [set() for _ in WEEK]
+    for event in result.decisions:
+        if isinstance(event, SignalEvaluated):
+            day = sum(event.ts > opened for opened in opens) - 1
+            reasons[day] |= {gate.reason for gate in event.gates if gate.name == "reference_feeds"}
+    missing = {"reference_feed_missing:TLT_day"}
+    assert reasons[1:] == [{""}, {""}, missing, missing]
+    assert missing < reasons[0], "only its last bar sees the day that ends with it"
+    assert {trade.session for trade in result.trades} <= set(WEEK[1:3])
+
+
 def test_hours_and_days_are_those_of_the_live_aggregator() -> None:
     with JournalFile(GOLDEN, Codec()) as journal:
         live = recorded_session(journal.envelopes(types=set(READ)), with_fills=False)
@@ -171,7 +214,7 @@ def test_a_trade_is_worth_what_the_contract_was_worth_in_its_session(rolling: li
         return tuple(attrs.evolve(root, order_spec=spec) for root in roots)
 
     sessions = market_sessions(rolling, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, roots_on=roots_on)
-    result = run_sessions(sessions, partial(runners_of, [ROOTS["ES"]], {}, {}, BacktestCosts()))
+    result = run_sessions(sessions, partial(runners_of, [ROOTS["ES"]], BacktestCosts()))
     assert {trade.session < WEEK[3] for trade in result.trades} == {True, False}
     for trade in result.trades:
         points = Decimal(trade.exit_price - trade.entry_price).scaleb(-9)
@@ -180,8 +223,9 @@ def test_a_trade_is_worth_what_the_contract_was_worth_in_its_session(rolling: li
 
 def test_its_report_is_the_same_bytes_each_time_and_adds_up(rolling: list[ContractMinutes]) -> None:
     result = run_backtest(rolling, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, models={})
-    how = {"fills": "bars", "slippage_ticks": 1, "veto": False}
+    how = {"fills": "bars", "slippage_ticks": 1}
     report = backtest_report(result, how)
+    assert report["veto"] is False, "as the settings have it"
     net = sum(float(trade["net_pnl"]) for trade in report["trades"])
     assert report["portfolio"]["net_pnl"] == report["roots"]["ES"]["net_pnl"] == pytest.approx(net)
     assert report["portfolio"]["trades"] == len(result.trades) > 5

@@ -5,7 +5,8 @@ from __future__ import annotations
 from actors.account import Account
 from actors.status import Status
 from actors.tally import Tally
-from domain.events import ActorRestarted, CommandReceived, SafeStopRequested, SessionStopped
+from domain.events import ActorRestarted, CommandReceived, MessageSkipped, RootHalted, SafeStopRequested, SessionStopped
+from domain.risk import Switches
 from tests.builders import Record, opened_session
 
 STOPPED = SessionStopped(reason="signal", positions=())
@@ -42,3 +43,17 @@ def test_a_degraded_start_halts_entries_until_resume() -> None:
     status.fold(record.put(resume))
     assert "halted" not in status.blocks()
     assert not account.switches.commanded("resume", "", ()).is_halted
+
+
+def test_the_status_knows_of_every_entry_that_the_account_will_refuse() -> None:
+    account, status, record = Account(), Status(), Record()
+    for event in (
+        opened_session(),
+        RootHalted(root="ES", error="ZeroDivisionError: no such bar"),
+        MessageSkipped(actor="bars", seq=2, type="TradesReceived", error="ValueError: odd"),
+    ):
+        account.remember(event)
+        status.fold(record.put(event))
+    assert account.switches == Switches(is_halted=True, disabled_roots=("ES",))
+    assert "halted" in status.blocks()
+    assert status.snapshot()["switches"]["disabled_roots"] == ["ES"]

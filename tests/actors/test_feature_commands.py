@@ -81,12 +81,21 @@ def test_what_a_bundle_of_ours_needs() -> None:
 
 
 def test_a_file_that_describes_no_bundle_is_refused(tmp_path: Path) -> None:
-    for text in ("[]", "{}", "{", '{"Features": 3}'):
-        place = tmp_path / "ES_best.json"
+    for name, text, words in (
+        ("ES_best.json", "[]", "is no description"),
+        ("ES_best.json", '{"Features": ["ibs"]}', "is no description"),
+        ("ES_best.json", '{"Features": 3, "Prod_Threshold": 0.5}', "features: expected list, got 3"),
+        ("ES_best.json", '{"Features": "ibs", "Prod_Threshold": 0.5}', "features: expected list, got 'ibs'"),
+        ("ES_best.json", "{", "is no JSON"),
+        ("ES_best.json", "version https://git-lfs.github.com/spec/v1\n", "git-LFS pointer"),
+        ("manifest.yml", "format_version: 1\n", "missing or unknown"),
+        ("manifest.yml", "[", "not YAML"),
+    ):
+        place = tmp_path / name
         place.write_text(text)
         refused = run("--bundle", str(place)).exception
         assert isinstance(refused, OperatorError), text
-        assert "no list of Features" in refused.what
+        assert (refused.exit_code, words in refused.what, bool(refused.fix)) == (2, True, True), refused
 
 
 @pytest.mark.real_data

@@ -97,7 +97,8 @@ def test_all_of_a_bundle_is_shown(home: Path) -> None:
     for text in (
         *("state            used", "signal product   MES; this configuration reads MES", found.digest),
         *(
-            "recorded market, 2024-01-01T00:00:00Z to 2024-04-01T00:00:00Z",
+            "long entries of a recorded market",
+            "2024-01-01T00:00:00Z to 2024-04-01T00:00:00Z",
             "threshold        0.5",
             "folds            1",
         ),

@@ -22,6 +22,7 @@ from domain.events import CommandReceived, OrderRequested, RiskDecided, RootHalt
 from domain.ports import Head
 from domain.risk import RiskSettings
 from domain.units import SECOND, Nanos, float_to_price
+from tests.actors.session_file import SessionFile
 from tests.actors.test_execution import Desk, types
 
 HALTED = RootHalted(root="ES", error="ZeroDivisionError: no such bar")
@@ -159,6 +160,22 @@ def test_a_later_segment_of_the_session_goes_on_without_it_and_the_next_session_
         assert carried.halted == remembered
         assert carried.switches is not None
         assert carried.switches.disabled_roots == ("ES",)
+
+
+def test_what_is_still_held_is_closed_in_the_next_session(parts: MachineParts) -> None:
+    file = SessionFile(parts)
+    file.trade(0)
+    file.tick(1)
+    file.answer()
+    file.trade(1, 4)
+    file.put(CommandReceived(command="kill", argument="all"), source="operator")
+    file.put(HALTED, source="strategy")
+    head = Head(seq=1, hash=b"", status="closed")
+    carried = carry_forward(file.journal(), head, MachineSet(parts), file_sha256="0" * 64).carried
+    assert ([held.root for held in carried.positions], carried.halted) == (["ES"], ("ES",))
+    desk = Desk(carried=carried)
+    desk.put(CommandReceived(command="resume"))
+    assert closes(desk.tick(Nanos(desk.now + SECOND))) == [("ES", "root_halted")]
 
 
 def test_an_entry_that_had_not_left_does_not_leave_any_more() -> None:

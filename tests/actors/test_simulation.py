@@ -23,7 +23,7 @@ from domain.events import Event, OrderAmbiguous, Outcome
 from domain.orders import Order
 from domain.units import SECOND, Nanos
 
-CI_SEEDS = range(1, 101)
+CI_SEEDS = range(1, 251)
 SOAK_SEEDS = range(int(os.environ.get("ROONEY_SOAK_SEEDS", "10000")))
 FOUND_WITHIN = 1_000
 

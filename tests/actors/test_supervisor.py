@@ -28,7 +28,7 @@ AFTER_BACKOFF_S = 0.15
 class Trial:
     """A supervisor over children of the test's making."""
 
-    def __init__(self, **children: Callable[[Trial], pykka.ActorRef[Any]]) -> None:
+    def __init__(self, gone_after_s: float = 0.0, **children: Callable[[Trial], pykka.ActorRef[Any]]) -> None:
         self.journal = MemoryJournal()
         self.stopped = threading.Event()
         self.reasons: list[str] = []
@@ -42,6 +42,7 @@ class Trial:
             specs=[self._spec(name, start) for name, start in children.items()],
             sequencer=self.sequencer,
             on_safe_stop=self._on_safe_stop,
+            gone_after_s=gone_after_s,
         )
 
     def _spec(self, name: str, start: Callable[[Trial], pykka.ActorRef[Any]]) -> ChildSpec:
@@ -319,6 +320,23 @@ def test_a_permanent_child_that_ends_is_started_again_and_a_transient_one_has_do
         trial.refs[name].stop()
     trial.await_restarts("child")
     assert [crash.error for crash in trial.record("ActorCrashed")] == ["OurError: it ended without being asked to"]
+
+
+class SlowToTell(Child):
+    def on_stop(self) -> None:
+        """Its word is on the way."""
+
+
+def test_whoever_is_gone_and_has_still_to_say_why_has_crashed_once() -> None:
+    trial = Trial(gone_after_s=LIMIT_S, child=lambda trial: SlowToTell.start(trial))
+    trial.begin("child")
+    ref = trial.refs["child"]
+    ref.stop()
+    for _ in range(3):
+        trial.ref.tell(Look())
+    trial.ref.tell(Failed("child", 7, ValueError("planned"), ref))
+    trial.await_restarts("child")
+    assert [crash.error for crash in trial.record("ActorCrashed")] == ["ValueError: planned"]
 
 
 @pytest.mark.parametrize("is_released", [False, True])

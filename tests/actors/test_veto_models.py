@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 import structlog
 
-from actors.veto_models import KEPT, find_models, keep, load_models, record_of
+from actors.veto_models import KEPT, find_models, keep, load_models, load_shadows, record_of
 from domain.errors import OperatorError
+from domain.ibs import StrategySettings
 from domain.veto import ModelRecord
 from models import ModelBundle, load_model_bundle
 from tests.builders import traded_root
@@ -46,6 +48,15 @@ def journal_dir(tmp_path: Path) -> Path:
 
 
 # -------------------------------------------------------------------- loading
+
+
+@pytest.mark.parametrize(("common", "own", "is_scored"), [("1h", "1m", False), ("1m", "1h", True)])
+def test_a_shadow_is_of_a_root_that_decides_on_hours_whatever_the_others_do(
+    common: Any, own: Any, is_scored: bool, models_dir: Path
+) -> None:
+    settings = StrategySettings(veto=False, decision_timeframe=own)
+    strategy = attrs.evolve(settings, decision_timeframe=common, roots=((ROOT, settings),))
+    assert set(load_shadows([traded_root(ROOT)], models_dir, strategy).bundles) == ({ROOT} if is_scored else set())
 
 
 def test_each_traded_root_has_its_model_or_the_reason_why_not(models_dir: Path) -> None:

@@ -22,7 +22,7 @@ from adapters.sqlite.journal import create_journal
 from adapters.sqlite.writer import Writer
 from domain.market import TRADE_DTYPE
 from domain.units import MINUTE, SECOND, Nanos, Price
-from tests.bench import engine_rows, growth, journal_rows, replay_rows, report
+from tests.bench import decision_rows, engine_rows, growth, journal_rows, replay_rows, report
 from tests.bench.day import Day, asked_for, contract_map, day_shape
 from tests.bench.pairs import Benchmark, Facts, Measured, Role, Row, Scale, Side, UnequalResultsError, measure
 
@@ -110,13 +110,14 @@ def test_a_budget_is_met_at_its_limit(is_more_better: bool, met: list[bool]) -> 
 # ---------------------------------------------------------------- the equality checks, on a session of minutes
 
 
-def session_file(path: Path, *, moved: int = 0) -> Facts:
-    """A file as the program writes it: ES and NQ over three minutes and into the next hour. `moved` shifts a price."""
-    system = in_process_system({"ES": "MESM4", "NQ": "MNQM4"}, warmup_bars=0, pivot_gate=False)
+def session_file(path: Path, *, moved: int = 0, roots: Sequence[str] = ("ES", "NQ")) -> Facts:
+    """A file as the program writes it: three minutes and some of the next hour. `moved` shifts a price."""
+    contracts = {root: f"M{root}M4" for root in roots}
+    system = in_process_system(contracts, warmup_bars=0, pivot_gate=False)
     for number in range(40):
         at = Nanos(OPEN + number * 5 * SECOND + (number > 35) * 60 * MINUTE)
         price = Price((5_000_000 + 250 * (number * 7 % 11) + (moved if number == 20 else 0)) * 1_000_000)
-        system.trade("MESM4" if number % 3 else "MNQM4", at, price)
+        system.trade(contracts[roots[number % len(roots)]], at, price)
     system.advance(Nanos(OPEN + 64 * MINUTE))
     create_journal(path)
     writer = Writer(path, on_failure=lambda error: None)
@@ -182,6 +183,25 @@ def test_the_forest_is_compared_by_its_bits(tmp_path: Path) -> None:
         answers.append(engine_rows.forest_reference(forest_facts).answer)
         assert engine_rows.forest_work(forest_facts).answer == answers[-1]
     assert answers[0] != answers[1]
+
+
+def test_a_decision_is_compared_by_its_scores(tmp_path: Path) -> None:
+    """Of every root that the features read, and of those that these are paired with."""
+    from sklearn.ensemble import RandomForestClassifier
+
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(200, len(decision_rows.NAMES)))
+    forest = RandomForestClassifier(5, max_depth=3, random_state=1).fit(rows, (rows[:, 0] > 0).astype(int))
+    (tmp_path / "forest.pickle").write_bytes(pickle.dumps((forest, rows)))
+    roots = ("ES", "NQ", "GC", "SI", "CL", "NG", "6A", "6B", "6E")
+    facts, other = (
+        session_file(tmp_path / f"{moved}.db", moved=moved, roots=roots) | {"forest": str(tmp_path / "forest.pickle")}
+        for moved in (0, 100_000)
+    )
+    answer = decision_rows.decision_reference(facts).answer
+    assert answer["scores"] == len(roots)
+    assert decision_rows.decision_work(facts).answer == answer
+    assert decision_rows.decision_reference(other).answer != answer
 
 
 # ---------------------------------------------------------------- the day

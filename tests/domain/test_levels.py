@@ -21,7 +21,7 @@ from domain.levels import (
     resting_legs,
     size_gate,
 )
-from domain.units import Price
+from domain.units import Price, round_to_tick
 
 TICK = Price(250_000_000)
 POINT = 1_000_000_000
@@ -85,6 +85,17 @@ def test_legs_rest_on_the_tick_beyond_the_levels(settings: StrategySettings, exp
     )
     assert all(price % TICK == 0 for price in up.values())
     assert down == {name: -price for name, price in up.items()}
+
+
+@pytest.mark.parametrize("is_short", [False, True])
+@given(close=st.integers(-(2**40), 2**40), near=st.decimals("0.001", 2**30, places=3))
+def test_no_leg_rests_at_the_price_that_is_asked(is_short: bool, close: int, near: Decimal) -> None:
+    """Off the ordered product's grid too, and however near the level is."""
+    legs = resting_legs(
+        Price(close), Distances(stop=near, target=near), StrategySettings(bracket=True), TICK, is_short=is_short
+    )
+    asked, sign = round_to_tick(Price(close), TICK, up=is_short), -1 if is_short else 1
+    assert sign * legs["stop_price"] < sign * asked < sign * legs["target_price"]
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,17 @@ def test_the_models_answer_to_the_books_vector_is_the_verdict(bundle: ModelBundl
     assert {(gate.is_passed, gate.reason) for gate in verdicts} == {(True, ""), (False, "vetoed")}
 
 
+def test_a_model_judges_entries_of_its_own_side_only(bundle: ModelBundle, tmp_path: Path) -> None:
+    of_shorts = small_bundle(tmp_path, side="short")
+    short = scorer_of(of_shorts).judge("ES", END, is_short=True)
+    assert short.score == scorer_of(bundle).judge("ES", END).score is not None
+    for model, is_short in ((bundle, True), (of_shorts, False)):
+        judged = scorer_of(model).judge("ES", END, is_short=is_short)
+        assert (judged.gate.is_passed, judged.gate.reason) == (False, "veto_model_side")
+        assert judged.gate.value == f"trained on {model.side} entries"
+        assert judged.score is None
+
+
 @pytest.mark.parametrize(("step", "is_passed"), [(-np.inf, True), (0, True), (np.inf, False)])
 def test_exactly_on_the_threshold_passes(bundle: ModelBundle, step: float, is_passed: bool) -> None:
     score = scorer_of(bundle).judge("ES", END).score

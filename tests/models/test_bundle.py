@@ -148,8 +148,8 @@ def test_the_digest_is_the_manifests_and_the_manifest_names_every_file(original:
     for name in names:
         assert fields["files"][name] == hashlib.sha256((directory / name).read_bytes()).hexdigest()
     assert fields["libraries"]["scikit-learn"]
-    first = ["format_version", "root", "signal_product", "market", "feature_set", "features", "threshold"]
-    assert list(fields)[:7] == first
+    first = ["format_version", "root", "signal_product", "market", "side", "feature_set", "features", "threshold"]
+    assert list(fields)[:8] == first
 
 
 def test_the_same_training_writes_the_same_bytes(original: Path, tmp_path: Path) -> None:
@@ -278,6 +278,7 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m.update(features=["ibs_pct", "volz_pct"])),  # the forest has three
     ("malformed", lambda m: m.update(root=6)),
     ("malformed", lambda m: m.update(market="paper")),
+    ("malformed", lambda m: m.update(side="both")),
     ("malformed", lambda m: m.pop("market")),
     ("malformed", lambda m: m.update(label="")),
     ("malformed", lambda m: m.update(seed="1")),
@@ -356,6 +357,13 @@ def test_a_percentile_without_its_population_is_refused(models_dir: Path) -> Non
     refused = refusal(models_dir)
     assert refused.reason == "population_missing"
     assert "dvolz" in refused.what
+
+
+def test_a_manifest_that_does_not_say_a_side_is_of_long_entries(models_dir: Path) -> None:
+    rewrite_manifest(models_dir, lambda fields: fields.pop("side"))
+    assert load_model_bundle("ES", models_dir).side == "long"
+    rewrite_manifest(models_dir, lambda fields: fields.update(side="short"))
+    assert load_model_bundle("ES", models_dir).side == "short"
 
 
 def test_a_bundle_of_another_product_is_refused(original: Path) -> None:

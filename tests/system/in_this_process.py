@@ -100,6 +100,7 @@ def live_in_thread(
     health: Health | None = None,
     machine_parts: MachineParts = MACHINE_PARTS,
     skip_poison: tuple[str, ...] = (),
+    config_digest: str = "",
     **strategy: Any,
 ) -> Iterator[LiveInThread]:
     """Run live over loopback with chosen parts until the block ends."""
@@ -115,7 +116,7 @@ def live_in_thread(
         risk=risk or RiskSettings(),
         version=VERSION,
         code_digest=code_digest(),
-        config_digest="",
+        config_digest=config_digest,
         libraries={},
         until_ns=until_ns,
         skip_poison=skip_poison,

@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from click.testing import CliRunner
 from market import MARKET_DATA
@@ -25,6 +26,7 @@ from domain.backtest import BacktestResult
 from domain.events import FillAssumed, SignalEvaluated, VetoScored
 from domain.gates import Gate
 from domain.ibs import StrategySettings
+from domain.veto import ModelRecord
 
 pytestmark = pytest.mark.system
 
@@ -37,7 +39,7 @@ OWN_STATE = {"position", "pending", "cooldown"}
 def again(file: Path, *, with_fills: bool) -> BacktestResult:
     with JournalFile(file, Codec()) as journal:
         session = recorded_session(journal.envelopes(types=set(READ)), with_fills=with_fills)
-    return over_journals([session], models=find_models(session.opened.models, file.parent))
+    return over_journals([attrs.evolve(session, models=find_models(session.opened.models, file.parent))])
 
 
 def live(file: Path, *types: str) -> list[Any]:
@@ -84,6 +86,33 @@ def test_with_the_recorded_fills_the_trades_are_the_live_ones() -> None:
         (trade.root, trade.entry_ns, trade.entry_price, trade.exit_ns, trade.exit_price, trade.pnl) for trade in found
     )
     assert all(len(trade.values) == len(trade.features) > 0 for trade in found)
+
+
+def test_what_is_still_held_where_the_record_ends_is_named() -> None:
+    file = SESSIONS / "demo" / "2024-05-01.db"
+    fills = live(file, "FillAssumed")
+    left = {fill.root for fill in fills if fill.intent == "exit"}
+    held = sorted({fill.root for fill in fills} - left)
+    assert held
+    assert list(again(file, with_fills=True).held) == held
+
+
+def test_each_session_has_the_models_that_it_was_recorded_with() -> None:
+    """One that was refused then is refused again, in the words of then, whatever the next session had."""
+    with JournalFile(GOLDEN, Codec()) as journal:
+        session = recorded_session(journal.envelopes(types=set(READ)), with_fills=False)
+    models = find_models(session.opened.models, GOLDEN.parent)
+    records = tuple(
+        ModelRecord(root="ES", refusal="changed", detail="another file") if record.root == "ES" else record
+        for record in session.opened.models
+    )
+    before = attrs.evolve(session, opened=attrs.evolve(session.opened, models=records), models=models)
+    found = over_journals([before, attrs.evolve(session, models=models)], traded=["ES"]).decisions
+    vetoes = [gate for event in found if isinstance(event, SignalEvaluated) for gate in event.gates[-1:]]
+    half = len(vetoes) // 2
+    assert half > 3
+    assert {(gate.reason, gate.value) for gate in vetoes[:half]} == {("veto_model_changed", "another file")}
+    assert any(gate.value is not None and " of " in gate.value for gate in vetoes[half:])
 
 
 def test_the_command_prints_a_table_an_object_and_a_page(tmp_path: Path) -> None:

@@ -33,7 +33,12 @@ pytestmark = pytest.mark.system
 
 @contextmanager
 def trading(
-    directory: Path, market: Market, server: LocalTradersPost, calendar: Calendar = RoundTheClock(START)
+    directory: Path,
+    market: Market,
+    server: LocalTradersPost,
+    calendar: Calendar = RoundTheClock(START),
+    *,
+    segment: str = "",
 ) -> Iterator[Running]:
     """The program in this market, decided minute by minute; ended in order."""
     with (
@@ -52,9 +57,10 @@ def trading(
             decision_timeframe="1m",
             exit_after_bars=1,
             entry_windows=("00:00-24:00",),
+            config_digest=segment,
         ) as live,
     ):
-        yield Running(market, directory / "journal" / f"{calendar.session_of(START, ()).date}.db")
+        yield Running(market, directory / "journal" / f"{calendar.session_of(START, ()).date}{segment}.db")
         assert live.stop().exit_code == 0
 
 
@@ -114,6 +120,25 @@ def test_an_exit_is_retried_by_a_process_whose_clock_stands_an_hour_before_the_r
         run.await_type("OrderAccepted", 2)
     tries = [e.payload for e in envelopes(run.journal, "OrderSubmitted") if e.payload.intent == "exit"]
     assert [attempt.attempt for attempt in tries] == [1, 2]
+    assert_replays(run.journal)
+
+
+def test_an_exit_on_record_does_not_wait_in_a_new_segment_either(tmp_path: Path) -> None:
+    market = Market()
+    with trading(tmp_path, market, LocalTradersPost(clock="request", faults="500-before-accept@exit")) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(0), ES=LOW, GC=MIDDLE)
+        market.trade(at(1), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAccepted")
+        market.trade(at(1, 2), ES=(5_000.0,))
+        market.trade(at(2), ES=MIDDLE, GC=MIDDLE)
+        market.trade(at(3), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAmbiguous")
+    market.skew = Nanos(-HOUR)
+    with trading(tmp_path, market, LocalTradersPost(clock="request"), segment=".2") as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(3, 40), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("OrderAccepted")
     assert_replays(run.journal)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import shutil
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
@@ -291,3 +292,36 @@ def test_a_feed_that_dies_while_the_gateway_repeats_loses_and_doubles_nothing(
     assert first_difference(canonical(undisturbed.journal), canonical(crashed.journal)) == ""
     assert crashed.accepted == undisturbed.accepted
     assert replayer.submit(not_decided_again, crashed.journal).result(60) == ""
+
+
+class SlowToCatchUp(Faults):
+    """Bars catch up when the feed has begun, or when half a second has shown that the feed waits for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.caught_up: list[str] = []
+        self._has_begun = threading.Event()
+
+    def reach(self, actor: str, seq: int, site: Site) -> None:
+        if site != "catch_up":
+            return
+        if actor == "feed":
+            self._has_begun.set()
+        elif actor == "bars":
+            self._has_begun.wait(0.5)
+        self.caught_up.append(actor)
+
+
+def test_the_feed_begins_when_the_last_machine_has_caught_up_also_one_that_owes_nothing(
+    undisturbed: Run, tmp_path: Path
+) -> None:
+    """Before, its deadline is not known, and the market would pass it by."""
+    run(tmp_path, Faults(), until="2024-04-30T22:20Z")
+    faults = SlowToCatchUp()
+    again = run(tmp_path, faults)
+    assert set(faults.caught_up[:-1]) == {"roll", "bars", "strategy", "execution"}
+    assert faults.caught_up[-1] == "feed"
+    decided = [
+        [e.raw for e in envelopes(each.journal, "SignalEvaluated", "OrderRequested")] for each in (undisturbed, again)
+    ]
+    assert decided[0] == decided[1]

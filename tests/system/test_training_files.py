@@ -24,7 +24,7 @@ from adapters.contract_map import load_contract_map
 from domain.backtest import CLOSE, PRICES, START
 from domain.errors import OperatorError
 from domain.events import SignalEvaluated
-from domain.ibs import StrategySettings
+from domain.ibs import FeatureGate, StrategySettings
 from domain.units import HOUR, MINUTE, PRICE_SCALE
 from models.bundle import load_model_bundle
 from models.lookahead import refuse_lookahead, spread
@@ -154,6 +154,21 @@ def test_a_row_is_a_trade_with_its_vector_and_an_outcome_after_its_decision(
     assert table.values[0][2] > 1000, "price_usd"
 
 
+def test_what_a_gate_reads_is_there_though_no_feature_reads_it(tmp_path: Path) -> None:
+    files = [
+        write_minutes(tmp_path / f"{root}.dbn.zst", rebounds(trading_hours(FIRST, 5), strength=0, seed=1), f"{root}Z4")
+        for root in ("ES", "NQ")
+    ]
+    data = read_minutes(files, load_contract_map(CONTRACT_MAP_FILE).roots)
+    (root,) = (one for one in data.roots if one.root == "ES")
+    gated = StrategySettings(gates=(FeatureGate(name="nq_hourly_return", low=-50, high=50),))
+    entered = [
+        [ts for ts, vector in asked_of(TrainingRun.of(root, FEATURES, data, own).result()).items() if vector[-1]]
+        for own in (StrategySettings(), gated)
+    ]
+    assert entered[0] == entered[1] != []
+
+
 # ------------------------------------------------------------- the command
 
 
@@ -182,11 +197,28 @@ def test_noise_is_refused_forced_and_not_run_again(tmp_path: Path, capsys: pytes
     assert "written all the same" in (tmp_path / "work" / "ES.html").read_text()
 
 
+def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(tmp_path: Path) -> None:
+    file, config = file_of(tmp_path / "bars.dbn.zst", 24), tmp_path / "live.yml"
+    config.write_text("mode: paper\naccount: nobody\nstrategy: {side: short, veto: false}\n")
+    asked = request(tmp_path, file, config=config, force=True, min_trades=2)
+    assert train_command(asked) == 0
+    bundle = load_model_bundle("ES", tmp_path / "work" / "bundles", signal_product="ES")
+    assert bundle.side == "short"
+    result = attrs.evolve(run_of(file), settings=StrategySettings(side="short")).result()
+    assert {trade.side for trade in result.trades} == {"short"}
+    assert bundle.manifest.description.metrics["strategy"] == {"side": "short"}
+    config.write_text("mode: paper\naccount: nobody\nstrategy: {side: both, veto: false}\n")
+    with pytest.raises(OperatorError, match="entries of one side, and ES may enter both") as caught:
+        train_command(asked)
+    assert caught.value.exit_code == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
         ({"data": ()}, "nothing to learn from"),
         ({"demo": True}, "--demo trains every root"),
+        ({"demo": True, "roots": (), "data": ()}, "--demo has features and settings of its own"),
         ({"roots": ("XX",)}, "no traded root XX"),
         ({"data": (Path("none.dbn"),)}, "none.dbn"),
     ],
@@ -196,6 +228,19 @@ def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], what: str, t
         train_command(request(tmp_path, tmp_path / "missing.dbn", **changes))
     assert caught.value.exit_code == 2
     assert caught.value.fix
+
+
+def test_a_gate_without_bars_and_what_keeps_every_entry_away_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, config = file_of(tmp_path / "few.dbn.zst", 1), tmp_path / "live.yml"
+    config.write_text("mode: paper\naccount: nobody\nstrategy: {gates: {nq_hourly_return: default}}\n")
+    with pytest.raises(OperatorError, match="the gates nq_hourly_return of ES") as caught:
+        train_command(request(tmp_path, file, config=config))
+    assert caught.value.exit_code == 2
+    with pytest.raises(OperatorError, match=r"not a single entry in 1 sessions: .*warm_up_incomplete \d+"):
+        train_command(request(tmp_path, file))
+    assert "ES: the files hold ES, the contract map reads MES" in capsys.readouterr().err
 
 
 def test_more_files_may_follow_the_first(tmp_path: Path) -> None:

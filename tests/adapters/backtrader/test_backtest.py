@@ -56,7 +56,7 @@ def run(
 ) -> tuple[tuple[BacktestTrade, ...], list[SignalEvaluated | VetoScored]]:
     heard: list[SignalEvaluated | VetoScored] = []
     (traded,) = (one for one in market.opened.roots if one.root == root)
-    return RootBacktest(traded, None, listener=heard.append, costs=costs).run(market), heard
+    return RootBacktest(traded, listener=heard.append, costs=costs).run(market), heard
 
 
 class Recording(IbsStrategy):
@@ -210,7 +210,7 @@ def test_what_the_strategy_remembers_goes_on_to_the_next_session(kit: SimpleName
     settings = attrs.evolve(HOLDING, exit_after_bars=1, cooldown_bars=24)
     heard: list[SignalEvaluated | VetoScored] = []
     root = kit.traded_root("ES")
-    backtest = RootBacktest(root, None, listener=heard.append, costs=FREE)
+    backtest = RootBacktest(root, listener=heard.append, costs=FREE)
     left = []
     for day in range(2):
         date = kit.MONDAY + dt.timedelta(days=day)

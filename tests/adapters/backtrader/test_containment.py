@@ -107,6 +107,19 @@ def test_one_root_is_halted_once_and_the_other_decides_as_ever(
     assert ours[:-2] == theirs[: len(ours) - 2], "until then it has decided as ever"
 
 
+class WithAnAddress(IbsStrategy):
+    """Fails with words that are others in every process."""
+
+    def _decide(self, state: Any, bar: Any) -> None:
+        raise ValueError(f"{object()} is no bar")
+
+
+def test_what_is_said_of_it_is_the_same_in_every_process(kit: SimpleNamespace) -> None:
+    journal = kit.Journal(engine_of(kit, WithAnAddress, roots=("ES",)))
+    journal.close(slices(kit)[0])
+    assert journal.outputs == [RootHalted(root="ES", error="ValueError: <object object> is no bar")]
+
+
 def test_half_an_evaluation_asks_for_nothing(kit: SimpleNamespace) -> None:
     journal = run(kit, AtAnEntry)
     assert [request for request in journal.requests if request.root == "ES"] == []

@@ -128,6 +128,20 @@ def test_a_shadow_works_without_a_live_model_and_enters_nothing(
     assert not journal.requests
 
 
+@pytest.mark.parametrize("side", ["long", "short"])
+def test_a_shadow_of_one_side_says_nothing_of_the_other(
+    kit: SimpleNamespace, slices: list[SliceClosed], other: ModelBundle, tmp_path: Any, side: Any
+) -> None:
+    strategy = attrs.evolve(WIDE, side=side, veto=False)
+    of_side = small_bundle(tmp_path, "ES", side=side)
+    said = shadows_of(play(kit, engine_of(kit, slices, None, of_side, strategy=strategy), slices))
+    assert len(said) > 20
+    assert all(shadow.probability is not None for shadow in said)
+    mirrored = attrs.evolve(strategy, side="short" if side == "long" else "long")
+    said = shadows_of(play(kit, engine_of(kit, slices, None, of_side, strategy=mirrored), slices))
+    assert {(shadow.reason, shadow.detail) for shadow in said} == {("veto_model_side", f"trained on {side} entries")}
+
+
 class NoNumber(Meddling):
     def score(self, values: Sequence[float]) -> Score:
         return Score(probability=math.nan, bias=0.5, contributions=(0.0,) * len(values))

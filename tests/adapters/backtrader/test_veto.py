@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -428,6 +429,24 @@ def test_a_plain_cerebro_with_the_bundle_alone_decides_as_the_engine(
     decided = [event for event in journal.outputs if not isinstance(event, OrderRequested) and event.root == "ES"]
     for ours, theirs in zip(decided, wanted, strict=True):
         assert attrs.asdict(ours) == attrs.asdict(theirs)
+
+
+def test_a_plain_cerebro_with_a_bundle_of_shorts_enters_shorts(
+    kit: SimpleNamespace, slices: list[SliceClosed], tmp_path: Path
+) -> None:
+    bundle = small_bundle(tmp_path, "ES", side="short", threshold=0.01)
+    strategy = plain_run(kit, slices, ("ES", "NQ"), **strategy_kwargs_from_bundle(bundle))
+    entered = [event for event in strategy.signals if isinstance(event, SignalEvaluated) and event.verdict == "enter"]
+    assert entered
+    assert all(event.ibs >= 0.8 and event.probability is not None for event in entered)
+
+
+def test_a_plain_cerebro_is_told_the_pair(kit: SimpleNamespace, slices: list[SliceClosed], tmp_path: Path) -> None:
+    kwargs = strategy_kwargs_from_bundle(small_bundle(tmp_path, "ES", features=("pair_ibs", "es_hourly_return")))
+    told = plain_run(kit, slices, ("ES", "NQ"), pairs={"ES": "NQ"}, **kwargs)
+    assert any(isinstance(event, VetoScored) for event in told.signals)
+    alone = plain_run(kit, slices, ("ES", "NQ"), **kwargs)
+    assert veto_of(alone.signals[-1]).value == "ES has no pair in the pair map (pair_ibs)"
 
 
 def test_another_vector_than_the_models_is_refused(
