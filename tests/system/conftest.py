@@ -14,3 +14,8 @@ def replayer() -> Iterator[Executor]:
     """A process of its own for replays: they forbid sockets and clocks, which everything beside them needs."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         yield executor
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What mostly waits begins first: at the end of a run nothing would be left to do beside it."""
+    items.sort(key=lambda item: item.path.name != "test_real_time.py")
