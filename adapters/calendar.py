@@ -1,7 +1,7 @@
 """The exchange's calendar: when each session opens and ends, in UTC nanoseconds.
 
 Hours come from `pandas_market_calendars`, a calendar per group of products, under two layers:
-corrections where the library is known to be wrong (`market-data.md` section 6), then the
+corrections where the library is known to be wrong (docs/sessions.md), then the
 operator's file (`Data/calendar_overrides.yml`). Globex runs 17:00 to 16:00 Chicago time; a session
 is named by the date it ends, and its file begins where the session before ended, so the weekend
 is Monday's. In 2013 trading went on until 16:15: those trades belong to the next session's file.

@@ -3,7 +3,7 @@
 Data, not code: one line per product and change, dated, never "a tenth of the full size" (SIL is a fifth of
 SI). Each line states the tick's value too, and `tick x multiplier = tick value` is checked
 when the module is imported, so that a slip in one number cannot pass. Source: CME Group's
-contract specification pages through `strategy.md` section 6. Margins change too often to
+contract specification pages. Margins change too often to
 stand here; a contract map may state them.
 """
 

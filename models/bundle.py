@@ -11,7 +11,7 @@ Every file's digest is checked on the bytes that are then used, before anything 
 them. The bundle's own digest is the manifest's sha256, so it names all four files. Whoever
 rewrites manifest and files together has made another bundle: its digest differs from the one
 in the journal, and scoring it still runs no code (no pickle outside `load_estimator`).
-The format and its refusals: design/strategy.md §4.
+The format and its refusals: docs/models.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Fifty dates of 2023 to 2027, their hours in UTC as a person works them out from the exchange's rules.
 
 Nothing here is computed from the program or its library: open and closes are literals. The equity
-index column is what the exchange published (design: `market-data.md` section 6). Of the other
+index column is what the exchange published (docs/sessions.md). Of the other
 columns only single dates are known (2024-11-28, 2025-01-09, 2025-01-20, currencies on 2024-01-15);
 the rest is what the program assumes, and journals as unverified.
 """
