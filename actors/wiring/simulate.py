@@ -220,6 +220,7 @@ class _Scenario:
                 account,
                 now=lambda: process.now,
                 pass_time=process.pass_time,
+                is_waited_for=opened.clock == "system",
                 reach=process.reach,
                 is_durable=lambda submitted: _is_on_file(file, submitted),
                 told=told,

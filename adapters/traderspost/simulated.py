@@ -172,8 +172,9 @@ class _Asked:
 class SimulatedLine(WebhookRouter):
     """Implements `domain.ports.Webhook` for one process.
 
-    `pass_time` lets simulated seconds pass, `reach` is called where a process may die, `is_durable`
-    says whether an attempt is on disk. An attempt in `told` has that outcome, whatever is drawn.
+    `pass_time` lets simulated seconds pass, and with `is_waited_for` false none do while a message is on its way.
+    `reach` is called where a process may die, `is_durable` says whether an attempt is on disk. An attempt in `told`
+    has that outcome, whatever is drawn.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class SimulatedLine(WebhookRouter):
         *,
         now: Callable[[], Nanos],
         pass_time: Callable[[float], Awaitable[None]],
+        is_waited_for: bool,
         reach: Callable[[], None],
         is_durable: Callable[[OrderSubmitted], bool],
         told: Mapping[tuple[str, int], Outcome | ProbeAnswered],
@@ -189,7 +191,7 @@ class SimulatedLine(WebhookRouter):
         super().__init__(URL, is_live=False)
         self._account = account
         self._now, self._pass_time, self._reach, self._is_durable = now, pass_time, reach, is_durable
-        self._told = told
+        self._is_waited_for, self._told = is_waited_for, told
 
     async def post(self, submitted: OrderSubmitted, may_write: MayWrite) -> Outcome:
         told = self._told.get((submitted.signal_id, submitted.attempt))
@@ -224,7 +226,8 @@ class SimulatedLine(WebhookRouter):
         self._reach()
         if fault == "reset-before-read":
             raise ConnectionResetError(errno.ECONNRESET, URL)
-        late_ns = draw.randrange(7_000_000_000) if fault == "hang" else 0
+        # Executed before the client gives up: what is sent after that cannot have been overtaken.
+        late_ns = draw.randrange(7_000_000_000) if fault == "hang" and self._is_waited_for else 0
         answer = self._account.take(body.decode(), fault, self._now(), late_ns)
         self._reach()
         if fault == "hang":
