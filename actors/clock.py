@@ -44,10 +44,10 @@ class RecordedClock:
         return Nanos(self._now() + self._ahead)
 
     def go_on_from(self, recorded: Nanos) -> None:
-        """`recorded` is the time of the last event."""
+        """`recorded` is the time of the last event, or the feed's where that is known better."""
         self._ahead = Nanos(max(0, recorded - self._now()))
         if self._ahead > SECOND:
-            log.warning("the clock stands before the last event on record", behind_s=self._ahead // SECOND)
+            log.warning("the clock stands before the record or the feed's time", behind_s=self._ahead // SECOND)
 
 
 class RealTimeClock:

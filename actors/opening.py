@@ -27,12 +27,14 @@ from domain.ports import Calendar, FeedSource, JournalDirectory, JournalEntry, J
 from domain.reference_feeds import ReferenceFeeds
 from domain.risk import RiskSettings
 from domain.sessions import Session, iso_utc
-from domain.units import SECOND, Nanos
+from domain.units import HOUR, SECOND, Nanos
 from domain.veto import ModelRecord
 
 CLOCK_TOLERANCE = Nanos(600 * SECOND)
 """With `clock: system` the feed's own time may differ by this much from ours."""
-
+RECORDED_BEHIND = Nanos(24 * HOUR)
+"""A feed that is so far behind is no live one, whatever our clock says."""
+EXIT_TRY_AGAIN = 75
 
 log = structlog.get_logger()
 
@@ -74,7 +76,7 @@ class OpenedFile:
     opened: SessionOpened
     opening: tuple[Event, ...] = ()
     recorded_ns: Nanos = Nanos(0)
-    """Of a new segment: how far the session's record had come."""
+    """Of a new file: its time is no earlier, whatever the system's clock says."""
 
 
 @attrs.frozen(kw_only=True)
@@ -89,6 +91,8 @@ class Opener:
     """The parts that fold a file: with the models it was recorded with."""
     load_history: Callable[[Session], HistoryLoaded]
     now: Callable[[], Nanos]
+    read_clock: Callable[[], object] = lambda: None
+    """Take the system's clock as it is now: `now` goes on from what it was at the start."""
     extend_history: ExtendHistory = as_left
     roots_on: Callable[[Sequence[TradedRoot], dt.date], tuple[TradedRoot, ...]] = lambda roots, _: tuple(roots)
     """The plan's roots with the specs of a session."""
@@ -119,6 +123,7 @@ class Opener:
 
     def next_after(self, path: Path, file_sha256: str) -> OpenedFile:
         """The session after the sealed file at `path`."""
+        self.read_clock()
         return self._new_session(self._inherit(path, file_sha256))
 
     # ------------------------------------------------------------- private
@@ -204,12 +209,15 @@ class Opener:
 
     def _new_session(self, left: Inheritance | None) -> OpenedFile:
         mapped, feed_now = self._resolve(left)
+        is_clock_wrong = not self.plan.is_simulated and abs(feed_now - self.now()) > CLOCK_TOLERANCE
+        if is_clock_wrong:
+            self._bear_wrong_clock(feed_now, left)
         begin = feed_now
         if left is not None:
             begin = left.opened.session.end_ns
             if not self.plan.is_simulated:
                 # After a pause of days the sessions in between are over: nothing will come for them.
-                begin = max(begin, self.now())
+                begin = max(begin, feed_now)
         session = self.calendar.session_of(begin, self.plan.roots)
         opened = self._opened(
             session=session,
@@ -219,7 +227,24 @@ class Opener:
             feed_start_ns=session.start_ns,
         )
         history = left.history if left is not None else self.load_history(session)
-        return self._create(opened, history, left)
+        file = self._create(opened, history, left)
+        # Neither a clock that is behind the feed nor one that was ahead of it keeps what is carried waiting.
+        recorded_ns = left.recorded_ns if left is not None and left.carried.orders else Nanos(0)
+        return attrs.evolve(file, recorded_ns=max(recorded_ns, feed_now) if is_clock_wrong else recorded_ns)
+
+    def _bear_wrong_clock(self, feed_now: Nanos, left: Inheritance | None) -> None:
+        """Go on for what is held: better watched by a wrong clock than by nobody. Raises OperatorError without it.
+
+        By a clock that is ahead the feed is stale and nothing is entered; one that is behind is put on to the feed's.
+        """
+        clocks = f"the feed's time is {iso_utc(feed_now)}, the system's {iso_utc(self.now())}"
+        if feed_now < self.now() - RECORDED_BEHIND:
+            fix = "set clock: feed to run recorded data, or start the gateway with --rebase now"
+            raise OperatorError(clocks, where="clock", fix=f"{fix}; if the feed is live, set the system's clock")
+        if left is None or not (left.carried.positions or left.carried.orders):
+            fix = "set the system's clock (chrony, timedatectl), or clock: feed for recorded data, and start again"
+            raise OperatorError(clocks, where="clock", fix=fix, exit_code=EXIT_TRY_AGAIN)
+        log.error("the system's clock is wrong: a session is opened for what is held", clocks=clocks)
 
     def _gains_history(self, latest: JournalEntry, opened: SessionOpened) -> bool:
         """Whether bars that the models or the warm-up wait for have been stored since the file began."""
@@ -314,12 +339,6 @@ class Opener:
     def _resolve(self, left: Inheritance | None) -> tuple[dict[str, str], Nanos]:
         """Raw symbol by symbol that was asked for, and the feed's time."""
         mapped, feed_now = self.source.resolve(asked_symbols(self.plan.roots, left))
-        if self.plan.clock == "system" and abs(feed_now - self.now()) > CLOCK_TOLERANCE:
-            raise OperatorError(
-                f"the feed's time is {iso_utc(feed_now)}, the system's {iso_utc(self.now())}",
-                where="clock",
-                fix="set clock: feed to run recorded data, or start the gateway with --rebase now",
-            )
         return {symbol: item.raw_symbol for symbol, item in mapped.items()}, feed_now
 
 

@@ -3,7 +3,8 @@
 Children are addressed by name: a Pykka ref is one incarnation. One that fails, in a start and in a
 catch-up too, or ends without having been asked to, is started again after a wait that doubles with each
 crash in the window and is short again once the window is empty; those that follow it are started again
-after it (rest-for-one), all others go on (one-for-one). More than `INTENSITY` crashes of one child within
+after it (rest-for-one), all others go on (one-for-one). Nobody is waited for: what takes its time (a wait, a
+follower that stops) comes back as a message. More than `INTENSITY` crashes of one child within
 `INTENSITY_WINDOW_S`, more than `TOTAL_INTENSITY` of all, a recovery that differs from the record, a
 follower that does not stop, or the supervisor's own failure is a SafeStop: a system that cannot agree with
 its own journal, or has nobody to watch it, must not trade. What hangs instead of failing is the watchdog's
@@ -90,6 +91,15 @@ class _Restart:
     at_seq: int
 
 
+@attrs.frozen
+class _Leaving:
+    """An incarnation that has been asked to stop; `then` goes on when it has."""
+
+    ref: pykka.ActorRef[SupervisedActor]
+    until_s: float
+    then: _Restart
+
+
 @attrs.define
 class _Child:
     spec: ChildSpec
@@ -99,6 +109,8 @@ class _Child:
     crashes: deque[float] = attrs.field(factory=deque)
     restart: _Restart | None = None
     """What is waited for before it is started again."""
+    leaving: _Leaving | None = None
+    """Its last incarnation, while that still works off its mail."""
     poison: tuple[int, int] = (0, 0)
     """The event that it last died of, and how often in a row."""
     gone_since_s: float | None = None
@@ -118,8 +130,10 @@ class Supervisor(pykka.ThreadingActor):
         sequencer: Sequencer,
         on_safe_stop: Callable[[str], None],
         gone_after_s: float = GONE_AFTER_S,
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._now_s = now_s
         self._gone_after_s = gone_after_s
         self._children = {spec.name: _Child(spec) for spec in specs}
         self._sequencer = sequencer
@@ -142,6 +156,7 @@ class Supervisor(pykka.ThreadingActor):
                 self._restart(message)
             case _:
                 pass
+        self._see_off()
 
     def on_failure(
         self,
@@ -167,15 +182,14 @@ class Supervisor(pykka.ThreadingActor):
             return  # of an incarnation that has its successor, or needs none
         child.ref = None
         culprit = self._culprit(child, failed.in_hand, error)
-        of_child = _note(child.crashes)
-        of_all = _note(self._all_crashes)
+        of_child = _note(child.crashes, self._now_s())
+        of_all = _note(self._all_crashes, self._now_s())
         if of_child > INTENSITY or of_all > TOTAL_INTENSITY:
             who, times = (failed.actor, of_child) if of_child > INTENSITY else ("the actors together", of_all)
             self._on_safe_stop(f"{who} crashed {times} times in {INTENSITY_WINDOW_S:.0f} s: {error}{culprit}")
             return
         child.restart = _Restart(failed.actor, failed.at_seq)
-        delay_s = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** (of_child - 1)) * random.uniform(0.5, 1.0)
-        threading.Timer(delay_s, _tell_if_alive, (self.actor_ref, child.restart)).start()
+        threading.Timer(backoff_s(of_child), _tell_if_alive, (self.actor_ref, child.restart)).start()
 
     def _culprit(self, child: _Child, in_hand: Envelope | None, error: str) -> str:
         """In words, an event that it has died of again and again; empty when there is none. It may be skipped."""
@@ -199,7 +213,7 @@ class Supervisor(pykka.ThreadingActor):
             child.ref = None
 
     def _look(self) -> None:
-        now = time.monotonic()
+        now = self._now_s()
         for child in self._children.values():
             if child.ref is None or child.ref.is_alive() or child.is_released:
                 child.gone_since_s = None
@@ -217,9 +231,9 @@ class Supervisor(pykka.ThreadingActor):
             return  # it has been started as a follower meanwhile
         followers = [self._children[name] for name in child.spec.followers]
         for follower in reversed(followers):
-            if not self._has_stopped(follower):
-                self._on_safe_stop(f"{follower.spec.name} did not stop within {follower.spec.shutdown_s:.0f} s")
-                return
+            self._ask_to_stop(follower, restart)
+        if any(follower.leaving is not None for follower in followers):
+            return  # the last of them to stop brings it here again
         for each in (child, *followers):
             each.restart = None
             if not self._start(each, restart.at_seq):
@@ -239,23 +253,35 @@ class Supervisor(pykka.ThreadingActor):
             return False
         return True
 
-    @staticmethod
-    def _has_stopped(child: _Child) -> bool:
-        """Let it finish its mail and end; False when it does not in time."""
-        ref, child.ref = child.ref, None
-        try:
-            if ref is not None and ref.is_alive():
-                ref.stop(block=True, timeout=child.spec.shutdown_s)
-        except pykka.ActorDeadError:
-            pass
-        except pykka.Timeout:
-            return False
-        return True
+    def _ask_to_stop(self, child: _Child, then: _Restart) -> None:
+        """Let it finish its mail and end. It is started again by `then`, and not by a crash of its own."""
+        ref, child.ref, child.restart = child.ref, None, None
+        if ref is not None and ref.is_alive():
+            ref.stop(block=False)
+            child.leaving = _Leaving(ref, self._now_s() + child.spec.shutdown_s, then)
+
+    def _see_off(self) -> None:
+        """Go on with what waits for a child that has stopped by now; one that does not is the end."""
+        for child in self._children.values():
+            leaving = child.leaving
+            if leaving is None:
+                continue
+            if not leaving.ref.is_alive():
+                child.leaving = None
+                self._restart(leaving.then)
+            elif self._now_s() >= leaving.until_s:
+                child.leaving = None
+                self._on_safe_stop(f"{child.spec.name} did not stop within {child.spec.shutdown_s:.0f} s")
 
 
-def _note(crashes: deque[float]) -> int:
+def backoff_s(crashes: int) -> float:
+    """How long it is waited after the last of so many crashes in the window; drawn, so that no two keep step."""
+    return min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2.0 ** (crashes - 1)) * random.uniform(0.5, 1.0)
+
+
+def _note(crashes: deque[float], now_s: float) -> int:
     """One more crash; how many there were in the window."""
-    crashes.append(time.monotonic())
+    crashes.append(now_s)
     while crashes[0] < crashes[-1] - INTENSITY_WINDOW_S:
         crashes.popleft()
     return len(crashes)

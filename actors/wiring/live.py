@@ -104,9 +104,10 @@ def live_command(request: LiveRequest) -> int:
         operator = OperatorServer(config.journal_dir, desk.handle)
         operator.start()
         stack.callback(operator.close)
+        clock = SystemClock()
         heartbeat = Heartbeat(
             write=partial(write_status, config.journal_dir),
-            now=SystemClock().now_ns,
+            now=clock.now_ns,
             tell=alerts.tell if alerts is not None else lambda alert: None,
         )
         heartbeat.start()
@@ -119,7 +120,7 @@ def live_command(request: LiveRequest) -> int:
             source=source,
             make_webhook=make_webhook,
             machine_parts=machine_parts(models.bundles, shadows.bundles),
-            now=SystemClock().now_ns,
+            now=clock.now_ns,
             faults=faults,
             alerts=alerts,
             heartbeat=heartbeat,
@@ -138,6 +139,7 @@ def live_command(request: LiveRequest) -> int:
             ),
             load_history=load_history,
             now=parts.now,
+            read_clock=clock.read,
             roots_on=roots_on,
             extend_history=_stored_history(config, calendar),
         )

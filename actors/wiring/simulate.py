@@ -105,6 +105,7 @@ class Simulated:
 
     machine_parts: MachineParts = MACHINE_PARTS
     disk: Callable[..., SimulatedDisk] = SimulatedDisk
+    line: Callable[..., SimulatedLine] = SimulatedLine
 
 
 def simulate(seed: int, *, trouble: Collection[str] = TROUBLE, parts: Simulated | None = None) -> Lived:
@@ -185,7 +186,10 @@ class _Scenario:
     def run(self) -> Lived:
         rows, account, world = self._play(deaths=self._deaths, crashes=self._crashes, loss=self._loss, told={})
         if not self._found:  # else it was not played to its end
-            self._judge(rows, account)
+            try:
+                self._judge(rows, account)
+            except Exception as error:  # noqa: BLE001 - a record that cannot even be judged is a finding as well
+                self._violate("error", repr(error))
         return Lived(
             seed=self._seed,
             clock=self._opened.clock,
@@ -216,7 +220,7 @@ class _Scenario:
             return file.reader(other)
 
         def webhook(process: Place) -> SimulatedLine:
-            return SimulatedLine(
+            return self._parts.line(
                 account,
                 now=lambda: process.now,
                 pass_time=process.pass_time,

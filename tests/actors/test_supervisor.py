@@ -14,13 +14,27 @@ from actors.actor import Failed, RecoveryDivergedError, Start, SupervisedActor
 from actors.carry import fresh_state
 from actors.health import OWED_CLOSES_ENTRIES, OWED_STOPS, STALL_CLOSES_ENTRIES_S, STALL_STOPS_S, judge_backlog
 from actors.sequencer import Sequencer
-from actors.supervisor import INTENSITY, POISON_AFTER, TOTAL_INTENSITY, Begin, ChildSpec, Look, Release, Supervisor
+from actors.supervisor import (
+    BACKOFF_CAP_S,
+    BACKOFF_FIRST_S,
+    INTENSITY,
+    INTENSITY_WINDOW_S,
+    POISON_AFTER,
+    TOTAL_INTENSITY,
+    Begin,
+    ChildSpec,
+    Look,
+    Release,
+    Supervisor,
+    backoff_s,
+)
 from adapters.memory import MemoryJournal
 from domain.envelope import Envelope
 from domain.events import ClockTicked, CommandReceived, Event, TradesReceived
 from tests.builders import CODEC, Record, at, request_of, trades_of
 
 LIMIT_S = 30.0
+SHUTDOWN_S = 2 * LIMIT_S
 AFTER_BACKOFF_S = 0.15
 """Longer than what the tests that use it make the supervisor wait."""
 
@@ -38,11 +52,14 @@ class Trial:
             writer=self.journal, codec=CODEC, subscribers=(), is_simulated=False, now=lambda: at(0)
         )
         self.refs: dict[str, pykka.ActorRef[Any]] = {}
+        self.later_s = 0.0
+        """How far the supervisor's clock has been put on."""
         self.ref = Supervisor.start(
             specs=[self._spec(name, start) for name, start in children.items()],
             sequencer=self.sequencer,
             on_safe_stop=self._on_safe_stop,
             gone_after_s=gone_after_s,
+            now_s=lambda: time.monotonic() + self.later_s,
         )
 
     def _spec(self, name: str, start: Callable[[Trial], pykka.ActorRef[Any]]) -> ChildSpec:
@@ -55,8 +72,8 @@ class Trial:
             start=started,
             restart="transient" if name == "feed" else "permanent",
             poison="skip" if name == "allowed" else "stop",
-            shutdown_s=LIMIT_S if name != "wedged" else 0.05,
-            followers={"bars": ("strategy",), "leader": ("wedged",)}.get(name, ()),
+            shutdown_s=SHUTDOWN_S,
+            followers={"bars": ("strategy",), "leader": ("one", "other")}.get(name, ()),
         )
 
     def _on_safe_stop(self, reason: str) -> None:
@@ -225,15 +242,89 @@ def test_a_follower_that_waits_to_be_restarted_is_not_started_twice() -> None:
     trial.await_restarts("bars", "strategy")
 
 
-def test_a_follower_that_hangs_ends_the_process() -> None:
-    trial = Trial(leader=child("leader"), wedged=child("wedged"))
-    trial.begin("leader", "wedged")
-    may_go_on = threading.Event()
-    trial.refs["wedged"].tell(lambda: may_go_on.wait(LIMIT_S))
-    trial.refs["leader"].tell(lambda: raise_(ValueError("planned")))
-    assert trial.stopped.wait(LIMIT_S)
-    may_go_on.set()
-    assert trial.reasons == ["wedged did not stop within 0 s"]
+class Held(Trial):
+    """A leader has died, and both of its followers are still at work when they are asked to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(**{name: child(name) for name in ("leader", "one", "other", "bystander")})
+        self.begin("leader", "one", "other", "bystander")
+        self.before = dict(self.refs)
+        self.may_end = {name: threading.Event() for name in ("one", "other")}
+        at_work = threading.Barrier(3)
+        for name, may_end in self.may_end.items():
+            self.refs[name].tell(lambda may_end=may_end: (at_work.wait(LIMIT_S), may_end.wait(LIMIT_S)))
+        at_work.wait(LIMIT_S)
+        self.refs["leader"].tell(lambda: raise_(ValueError("planned")))
+        for name in self.may_end:
+            inbox, limit = self.refs[name].actor_inbox, time.monotonic() + LIMIT_S
+            while not inbox.qsize():  # type: ignore[attr-defined]  # Pykka's is queue.Queue
+                assert time.monotonic() < limit, f"{name} was not asked to stop"
+                time.sleep(0.001)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    for may_end in held.may_end.values():
+        may_end.set()
+
+
+def test_while_a_follower_stops_another_child_is_restarted_and_it_follows_when_it_has(held: Held) -> None:
+    held.refs["bystander"].tell(lambda: raise_(ValueError("planned")))
+    held.await_restarts("bystander")
+    held.may_end["other"].set()
+    held.before["other"].actor_stopped.wait(LIMIT_S)
+    held.ref.tell(Look())
+    held.await_restarts("bystander")
+    held.may_end["one"].set()
+    held.await_restarts("bystander", "leader", "one", "other")
+    alive = pykka.ActorRegistry.get_by_class(Child)
+    assert sorted(map(str, alive)) == sorted(str(ref) for ref in held.refs.values()), "there is one of each"
+    assert held.reasons == []
+
+
+def test_while_a_follower_stops_the_process_can_be_ended(held: Held) -> None:
+    for number in range(TOTAL_INTENSITY):
+        held.crash(("bystander", "one", "other")[number % 3])
+    held.settle()
+    assert held.reasons[0].startswith("the actors together crashed")
+    assert held.ref.stop(timeout=LIMIT_S)
+
+
+def test_a_follower_that_hangs_ends_the_process(held: Held) -> None:
+    held.ref.tell(Look())
+    held.settle()
+    assert held.reasons == []
+    held.later_s = SHUTDOWN_S
+    held.may_end["one"].set()
+    held.before["one"].actor_stopped.wait(LIMIT_S)
+    for _ in range(2):
+        held.ref.tell(Look())
+    held.settle()
+    assert held.reasons == [f"other did not stop within {SHUTDOWN_S:.0f} s"]
+    assert held.count("ActorRestarted") == 0
+
+
+def test_crashes_that_are_long_past_count_no_more() -> None:
+    trial = Trial(child=child("child"))
+    for _ in range(3):
+        for _ in range(INTENSITY):
+            trial.crash("child")
+        trial.settle()
+        trial.later_s += INTENSITY_WINDOW_S + LIMIT_S
+    assert (trial.count("ActorCrashed"), trial.reasons) == (3 * INTENSITY, [])
+    for _ in range(INTENSITY + 1):
+        trial.crash("child")
+    trial.settle()
+    assert len(trial.reasons) == 1
+
+
+def test_each_crash_in_the_window_is_waited_for_twice_as_long_up_to_a_limit_and_never_the_same() -> None:
+    for crashes in range(1, 20):
+        longest = min(BACKOFF_CAP_S, BACKOFF_FIRST_S * 2 ** (crashes - 1))
+        waits = {backoff_s(crashes) for _ in range(100)}
+        assert longest / 2 <= min(waits) < max(waits) <= longest
 
 
 def test_a_recovery_that_differs_is_not_tried_again() -> None:
