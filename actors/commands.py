@@ -304,6 +304,7 @@ def _status_words(found: Mapping[str, Any]) -> list[str]:
         f" decision {feed['last_decision']}",
         *(f"stale      {root}: {why}; nothing that reads it is entered" for root, why in feed["stale_roots"].items()),
         f"entries    {f'kept away: {blocked}' if blocked else 'allowed'}",
+        *(f"model      {root}: {note}" for root, notes in found.get("models", {}).items() for note in notes),
         f"switches   {is_on}{disabled}; {'HALTED' if switches['halted'] else 'not halted'}; kill {switches['kill']}",
         f"breaker    {found['breaker']}; limit reached: {found['tripped'] or 'none'}",
         f"messages   {limiter['last_minute']} of {limiter['per_minute']} in the last minute,"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 import attrs
 
@@ -14,6 +15,7 @@ from domain.errors import JournalUnreadable
 from domain.events import (
     ContractRolled,
     FillAssumed,
+    FillConfirmed,
     HistoryLoaded,
     OrderExpired,
     OrderRejected,
@@ -25,7 +27,8 @@ from domain.events import (
     StateCarried,
 )
 from domain.history import Rows
-from domain.units import SECOND, Nanos
+from domain.orders import Order
+from domain.units import SECOND, Nanos, Price
 
 READ = frozenset(
     {
@@ -40,6 +43,9 @@ READ = frozenset(
         "OrderRejected",
         "OrderExpired",
         "FillAssumed",
+        "FillConfirmed",
+        "SessionStopped",
+        "SessionClosed",
     }
 )
 """Types of the events that are looked at."""
@@ -47,9 +53,12 @@ READ = frozenset(
 
 @attrs.define
 class _Found:
+    confirmed: Mapping[str, Price]
     opened: SessionOpened | None = None
     history: HistoryLoaded = attrs.field(factory=lambda: HistoryLoaded(tables=()))
     carried: StateCarried | None = None
+    orders: list[Order] = attrs.field(factory=list)
+    """Taken over unfinished."""
     rolled: list[ContractRolled] = attrs.field(factory=list)
     due: list[RollDue] = attrs.field(factory=list)
     slices: list[SliceClosed] = attrs.field(factory=list)
@@ -57,16 +66,30 @@ class _Found:
     requests: dict[str, OrderKey] = attrs.field(factory=dict)
     """By signal id."""
     outcomes: dict[OrderKey, list[RecordedOutcome]] = attrs.field(factory=dict)
+    since_slice: list[tuple[OrderKey, RecordedOutcome]] = attrs.field(factory=list)
+    """Ends of orders that no slice has come after."""
 
 
-def recorded_session(envelopes: Iterable[Envelope], *, with_fills: bool) -> MarketSession:
+def confirmed_fills(envelopes: Iterable[Envelope]) -> dict[str, Price]:
+    """What a broker has reported, by signal id: often on record in a later session than the fill."""
+    payloads = (envelope.payload for envelope in envelopes)
+    return {each.signal_id: each.price for each in payloads if isinstance(each, FillConfirmed)}
+
+
+def recorded_session(
+    envelopes: Iterable[Envelope], *, with_fills: bool, confirmed: Mapping[str, Price] = MappingProxyType({})
+) -> MarketSession:
     """The session of one file. `with_fills`: its orders end as they did, otherwise as the bars say.
 
+    `confirmed`: the `confirmed_fills` of this file and of those after it.
     Raises JournalUnreadable for a file that does not begin with SessionOpened.
     """
-    found = _Found()
+    found, until = _Found(confirmed=confirmed), Nanos(0)
     for envelope in envelopes:
         _take(found, envelope)
+        until = envelope.ts_ns
+    for key, outcome in found.since_slice:
+        found.outcomes[key].append(outcome)
     opened, carried = found.opened, found.carried
     if opened is None or carried is None:
         raise JournalUnreadable("the file holds no session")
@@ -77,7 +100,9 @@ def recorded_session(envelopes: Iterable[Envelope], *, with_fills: bool) -> Mark
         carried=carried.percentiles,
         memories=carried.memories,
         positions=carried.positions,
+        orders=tuple(found.orders) if with_fills else (),
         is_continued=carried.previous_session == opened.session.date.isoformat(),
+        until_ns=until,
         late=frozenset(found.late),
         outcomes=found.outcomes if with_fills else None,
     )
@@ -87,15 +112,22 @@ def _take(found: _Found, envelope: Envelope) -> None:
     match envelope.payload:
         case SliceClosed() as closed:
             found.slices.append(closed)
+            # What is on record before the slice is known in it, whatever the clock said: as it was live.
+            for key, outcome in found.since_slice:
+                found.outcomes[key].append(attrs.evolve(outcome, known_ns=closed.ts))
+            found.since_slice.clear()
             opened = found.opened
             if opened is not None and envelope.ts_ns - closed.ts > opened.risk.entry_freshness_s * SECOND:
                 found.late.add(closed.ts)
         case OrderRequested() as request:
-            key = (request.root, request.intent, request.decided_ns)
-            found.requests[request.signal_id] = key
-            found.outcomes.setdefault(key, [])
-        case FillAssumed() as fill:
-            _end(found, fill.signal_id, RecordedOutcome(known_ns=envelope.ts_ns, price=fill.price, ts=fill.ts))
+            _await(found, request)
+        case FillAssumed(signal_id=signal_id) as fill:
+            confirmed = found.confirmed.get(signal_id)
+            outcome = RecordedOutcome(known_ns=envelope.ts_ns, price=fill.price, ts=fill.ts, confirmed=confirmed)
+            _end(found, signal_id, outcome)
+        case FillConfirmed(signal_id=signal_id, price=price):
+            # Only of an order that nothing else has ended: nobody had known what it came to.
+            _end(found, signal_id, RecordedOutcome(known_ns=envelope.ts_ns, price=price, ts=envelope.ts_ns))
         case RiskDecided(is_allowed=False, signal_id=signal_id):
             _end(found, signal_id, RecordedOutcome(known_ns=envelope.ts_ns))
         case OrderRejected(signal_id=signal_id) | OrderExpired(signal_id=signal_id):
@@ -106,6 +138,10 @@ def _take(found: _Found, envelope: Envelope) -> None:
             found.history = history
         case StateCarried() as carried:
             found.carried = carried
+            # An exit that only waits for its repeat is over.
+            found.orders += [each for each in carried.orders if not each.state.is_final and each.filled_ns is None]
+            for order in found.orders:
+                _await(found, order)
         case ContractRolled() as rolled:
             found.rolled.append(rolled)
         case RollDue() as due:
@@ -114,11 +150,17 @@ def _take(found: _Found, envelope: Envelope) -> None:
             pass
 
 
+def _await(found: _Found, order: OrderRequested | Order) -> None:
+    key = (order.root, order.intent, order.decided_ns)
+    found.requests[order.signal_id] = key
+    found.outcomes.setdefault(key, [])
+
+
 def _end(found: _Found, signal_id: str, outcome: RecordedOutcome) -> None:
-    """The end of an order that this file asked for; only the first one counts (an exit is sent once more)."""
+    """The end of an order that is waited for; only the first one counts (an exit is sent once more)."""
     key = found.requests.pop(signal_id, None)
     if key is not None:
-        found.outcomes[key].append(outcome)
+        found.since_slice.append((key, outcome))
 
 
 def _bars(found: _Found, opened: SessionOpened) -> dict[str, RootBars]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from decimal import Decimal
 from typing import Any
 
@@ -59,6 +59,7 @@ from domain.positions import Position, net_pnl
 from domain.risk import Switches
 from domain.sessions import iso_utc
 from domain.units import MINUTE, SECOND, Nanos, Price, price_to_decimal
+from domain.veto import ModelRecord
 
 OVERDUE = Nanos(90 * SECOND)
 """A last record or bar older than this, in an open market, is told."""
@@ -241,6 +242,7 @@ class Status:
                 "tripped": self._tripped,
                 "unconfirmed": sorted(self._unconfirmed),
                 "unreconciled": list(self._unreconciled),
+                "models": {} if opened is None else dict(_model_notes(opened.models)),
                 "positions": positions,
                 "orders": [_order_row(order) for order in self._orders.values()],
                 "realised_pnl": _money(tally.realised_pnl),
@@ -545,6 +547,15 @@ def _order_row(order: OpenOrder) -> dict[str, Any]:
         "next_try": _time(order.next_ns),
         "signal_id": order.signal_id,
     }
+
+
+def _model_notes(records: Iterable[ModelRecord]) -> Iterator[tuple[str, list[str]]]:
+    """By root what is to be known of its model: why it is refused, or what is otherwise than in its training."""
+    for record in records:
+        if record.refusal:
+            yield record.root, [f"refused ({record.refusal}): {record.detail or 'nothing is entered'}"]
+        elif record.otherwise:
+            yield record.root, list(record.otherwise)
 
 
 def _money(value: Decimal) -> str:

@@ -20,6 +20,7 @@ from domain.instruments import TradedRoot
 from domain.veto import ModelRecord, VetoModel
 from models.bundle import BUNDLES, ModelBundle, load_model_bundle
 from models.manifest import FILES, BundleRefused
+from models.parameters import otherwise_than_trained
 
 KEPT = "models"
 """Directory of the kept bundles, inside the journal's."""
@@ -40,11 +41,12 @@ def load_models(
     models_dir: Path,
     *,
     for_money: bool,
+    strategy: StrategySettings | None = None,
     consequence: str = "no entries of this root: its model is refused",
 ) -> LoadedModels:
     """The bundle of each traded root. One that must not be used is logged and stands on record with its reason.
 
-    `for_money` (`mode: live`) refuses what was trained on a simulated market.
+    `for_money` (`mode: live`) refuses what was trained on a simulated market. `strategy`: what they are held against.
     """
     bundles: dict[str, ModelBundle] = {}
     records = []
@@ -53,14 +55,22 @@ def load_models(
             continue
         try:
             bundle = load_model_bundle(
-                root.root, models_dir, signal_product=root.data_product, allow_simulated=not for_money
+                root.root,
+                models_dir,
+                signal_product=root.data_product,
+                side=None if strategy is None else strategy.of(root.root).side,
+                allow_simulated=not for_money,
             )
         except BundleRefused as error:
             log.warning(consequence, root=root.root, reason=str(error))
             records.append(ModelRecord(root=root.root, refusal=error.reason, detail=error.what))
         else:
             bundles[root.root] = bundle
-            records.append(record_of(bundle))
+            own = None if strategy is None else strategy.of(root.root)
+            otherwise = () if own is None else otherwise_than_trained(bundle.manifest.description, own)
+            if otherwise:
+                log.warning("this root's model was trained with other parameters", root=root.root, otherwise=otherwise)
+            records.append(attrs.evolve(record_of(bundle), otherwise=otherwise))
     return LoadedModels(bundles=bundles, records=tuple(records))
 
 

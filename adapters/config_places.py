@@ -122,6 +122,7 @@ class ModelPlaces:
     mode: Mode
     roots: tuple[TradedRoot, ...]
     """All of the contract map: `symbols` does not matter here."""
+    strategy: StrategySettings
     models_dir: Path
     shadow_models_dir: Path | None
     journal_dir: Path
@@ -138,6 +139,7 @@ def find_model_places(
         return ModelPlaces(
             mode="paper",
             roots=load_contract_map(CONTRACT_MAP_FILE, environ=environ).roots,
+            strategy=StrategySettings(),
             models_dir=absolute(models_dir or MODELS_DIR),
             shadow_models_dir=None,
             journal_dir=Path.cwd() / "journal",
@@ -145,9 +147,11 @@ def find_model_places(
     path = find_config(explicit, environ, Path.cwd())
     document = read_merged(path, overlays)
     mode = mode_of(document)
+    contract_map = load_map(document, path_at(document, "contract_map", CONTRACT_MAP_FILE), environ)
     return ModelPlaces(
         mode=mode,
-        roots=load_map(document, path_at(document, "contract_map", CONTRACT_MAP_FILE), environ).roots,
+        roots=contract_map.roots,
+        strategy=strategy_of(document, mode, contract_map),
         models_dir=absolute(models_dir) if models_dir is not None else path_at(document, "models_dir", MODELS_DIR),
         shadow_models_dir=optional_path(document, "shadow_models_dir"),
         journal_dir=path_at(document, "journal_dir", default_journal_dir(path, mode)),

@@ -260,9 +260,6 @@ def _check_strategy(section: YamlMap, settings: StrategySettings) -> None:
 
 
 def _check_side(section: YamlMap, settings: StrategySettings) -> None:
-    if settings.side == "both" and settings.veto:
-        fix = "write `veto: false`, or one side"
-        refuse(section.entries["side"], "a root has one model, and that judges entries of one side", fix=fix)
     if settings.side == "both" and settings.entry_ibs_low <= 0.5 <= settings.entry_ibs_high:
         blamed = section.get("entry_ibs_high") or section.get("entry_ibs_low") or section
         fix = "keep the band on one side of 0.5"

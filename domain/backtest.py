@@ -20,7 +20,7 @@ from domain.events import RollDue, RootMemory, SessionOpened, SignalEvaluated, V
 from domain.feature_book import CarriedPercentile
 from domain.history import Rows
 from domain.instruments import ContractName
-from domain.orders import Intent
+from domain.orders import Intent, Order
 from domain.positions import Position
 from domain.units import Nanos, Price
 from domain.veto import VetoModel
@@ -63,9 +63,11 @@ class RecordedOutcome:
     """What became of an order in a recorded session: a fill (`price` and `ts`), or its end without one."""
 
     known_ns: Nanos
-    """When the record says so."""
+    """The end of the first slice after it on record; of the last ones when they were recorded."""
     price: Price | None = None
     ts: Nanos | None = None
+    confirmed: Price | None = None
+    """What a broker has reported of the fill; what was decided since was decided on `price`."""
 
 
 OrderKey = tuple[str, Intent, Nanos]
@@ -89,8 +91,12 @@ class MarketSession:
     """What the strategy remembers of each root as a journal carried it; None as for `carried`."""
     positions: tuple[Position, ...] = ()
     """Held when the session opened, by a journal."""
+    orders: tuple[Order, ...] = ()
+    """Unfinished when the session opened, by a journal whose `outcomes` are taken."""
     is_continued: bool = False
     """A journal's later segment: not an open at which a roll takes effect."""
+    until_ns: Nanos | None = None
+    """The end of a journal's record: what the clock alone demands later is of its next segment."""
     late: frozenset[Nanos] = frozenset()
     """Ends of the slices that a journal's session had missed: nothing is entered on them."""
     outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]] | None = None

@@ -13,6 +13,8 @@ import attrs
 
 from domain.units import Price
 
+EntrySide = Literal["long", "short", "both"]
+
 
 @attrs.frozen(kw_only=True)
 class Ibs:
@@ -54,7 +56,7 @@ class StrategySettings:
     """Parameters of the IBS strategy; a band is low <= value <= high, percentages are of the fill price."""
 
     name: str = "ibs"
-    side: Literal["long", "short", "both"] = "long"
+    side: EntrySide = "long"
     """What is entered. The bands are a long's; a short has them mirrored (entry 0.8-1.0, exit 0-0.2)."""
     veto: bool = True
     """Score every candidate entry with the Random Forest; without a bundle there is no entry."""

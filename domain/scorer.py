@@ -121,7 +121,7 @@ class Scorer:
     def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 
-        `is_short`: it is asked of a short entry, which only a model that was trained on shorts may judge.
+        `is_short`: it is asked of a short entry, which only a model that has learned from shorts may judge.
         Never raises: an exit of any root must not depend on it.
         """
         judgement = None
@@ -144,7 +144,7 @@ class Scorer:
         if model is None:
             reason = f"veto_model_{self._refusals.get(root, 'missing')}"
             return Judgement(gate=unscored_gate(reason, self._details.get(root)))
-        if (model.side == "short") != is_short:
+        if model.side not in ("both", "short" if is_short else "long"):
             return Judgement(gate=unscored_gate("veto_model_side", f"trained on {model.side} entries"))
         threshold = self._thresholds[root]
         if not self._book.has_hours(root):

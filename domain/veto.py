@@ -8,10 +8,11 @@ from its caller is a vector in which nothing is missing (`unusable_features`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Protocol
 
 import attrs
 
+from domain.ibs import EntrySide
 from domain.units import Nanos
 
 FLOAT32_MAX = 3.4028234663852886e38
@@ -82,6 +83,8 @@ class ModelRecord:
     """The reason's code; empty for a model that is used."""
     detail: str = attrs.field(default="", eq=False)
     """The refusal in words, such as the features that cannot be computed."""
+    otherwise: tuple[str, ...] = attrs.field(default=(), eq=False)
+    """Parameters of the strategy that are others than in its training, each in words. They refuse nothing."""
 
 
 class VetoModel(Protocol):
@@ -93,7 +96,7 @@ class VetoModel(Protocol):
         ...
 
     @property
-    def side(self) -> Literal["long", "short"]:
+    def side(self) -> EntrySide:
         """Of the entries that it was trained on, and may be asked about."""
         ...
 

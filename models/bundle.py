@@ -22,13 +22,12 @@ import importlib.metadata
 import io
 import pickle
 import platform
-import re
 import warnings
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
@@ -36,18 +35,17 @@ from numpy.typing import ArrayLike
 
 from domain.errors import OperatorError, OurError
 from domain.features import features_of, required_bases, unavailable
+from domain.ibs import EntrySide
 from domain.units import Nanos
 from domain.veto import Flip, Score, VetoModel
 from models.forest import FlatForest, ForestRefused
-from models.manifest import FILES, LIBRARIES, BundleDescription, BundleRefused, Manifest
+from models.manifest import FILES, LIBRARIES, ROOT_NAME, BundleDescription, BundleRefused, Manifest, entries_of
 from models.walk import FloatArray
 
 if TYPE_CHECKING:
     from sklearn.ensemble import RandomForestClassifier
 
 BUNDLES = Path(__file__).parent / "bundles"
-
-_ROOT = re.compile(r"[A-Z0-9]{1,8}")
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -67,7 +65,7 @@ class ModelBundle:
         return self.manifest.description.root
 
     @property
-    def side(self) -> Literal["long", "short"]:
+    def side(self) -> EntrySide:
         return self.manifest.description.side
 
     @property
@@ -135,12 +133,14 @@ def load_model_bundle(
     models_dir: Path | str | None = None,
     *,
     signal_product: str | None = None,
+    side: EntrySide | None = None,
     allow_simulated: bool = True,
 ) -> ModelBundle:
     """The bundle of `root` below `models_dir` (default: `models/bundles`).
 
     Its features must be in the registry, and a model must be there: a description alone is `missing`.
     `signal_product`: what the root's bars are made from, compared with the manifest when given; UNKNOWN is none.
+    `side`: what the root enters; a model of both sides is none of one, whose entries it has seen among others.
     `allow_simulated`: take one that was trained on a simulated market.
     Raises BundleRefused with the reason.
     """
@@ -157,6 +157,9 @@ def load_model_bundle(
     if signal_product is not None and description.signal_product != signal_product:
         what = f"trained on {description.signal_product}, used on {signal_product}"
         raise BundleRefused("product_mismatch", what, where=path)
+    if side is not None and description.side != side:
+        what = f"trained on {entries_of(description.side)}, and {root} enters {entries_of(side)}"
+        raise BundleRefused("side", what, where=path)
     if description.market == "simulated" and not allow_simulated:
         raise BundleRefused("simulated_market", "trained on a simulated market, which proves nothing", where=path)
     contents = {name: _checked_bytes(directory / name, manifest.files[name]) for name in FILES}
@@ -186,7 +189,7 @@ def _bases_of(description: BundleDescription, path: Path) -> tuple[str, ...]:
 
 def _directory(root: str, models_dir: Path | str | None) -> Path:
     parent = Path(models_dir if models_dir is not None else BUNDLES)
-    if not _ROOT.fullmatch(root):  # before it becomes part of a path
+    if not ROOT_NAME.fullmatch(root):  # before it becomes part of a path
         raise BundleRefused("missing", f"{root!r} is not a root", where=parent)
     return parent / root
 

@@ -22,10 +22,14 @@ from domain.envelope import Envelope
 from domain.errors import OperatorError, OurError
 from domain.events import FillAssumed, OrderRequested, SessionOpened, VetoScored
 from domain.features import BASES, FEATURE_SET_VERSION
+from domain.ibs import EntrySide
 from domain.units import Nanos
 from domain.veto import Score
 
 LABEL = "1 when the trade's net P&L, with assumed fills one tick worse and both commissions, is above 0"
+
+SIDE_FEATURE = "ibs"
+"""Tells the sides apart where both are entered: their bands have no IBS in common."""
 
 
 @attrs.frozen(kw_only=True)
@@ -34,7 +38,7 @@ class PassEverything:
 
     root: str
     features: tuple[str, ...]
-    side: Literal["long", "short"] = "long"
+    side: EntrySide = "long"
     feature_set: str = FEATURE_SET_VERSION
     digest: str = "passes everything"
     threshold: float = 0.5
@@ -164,7 +168,7 @@ class Material:
     table: Candidates
     signal_product: str
     market: Literal["recorded", "simulated"]
-    side: Literal["long", "short"] = "long"
+    side: EntrySide = "long"
     populations: Mapping[str, npt.ArrayLike]
     """Per percentile base that the features rank: its values at the end of the training window."""
     training_start: str

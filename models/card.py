@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from domain.metrics import daily, equity
 from models.candidates import Candidates
-from models.manifest import BundleDescription
+from models.manifest import BundleDescription, entries_of
 from models.plots import Floats, Line, bars, plot
 from models.training import CONFIDENCE, Trained
 
@@ -139,7 +139,7 @@ def _forests(trained: Trained) -> str:
 
 def _facts(said: BundleDescription, trained: Trained) -> str:
     facts = {
-        "Signal product": f"{said.signal_product}, {said.side} entries, {said.market} market",
+        "Signal product": f"{said.signal_product}, {entries_of(said.side)}, {said.market} market",
         "Training window": f"{said.training_start} to {said.training_end}",
         "Rows": f"{trained.metrics['rows']:,} entries in {trained.metrics['sessions']:,} sessions",
         "Strategy": ", ".join(f"{name}={value}" for name, value in said.metrics.get("strategy", {}).items())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ import numpy as np
 import yaml
 
 from domain.errors import OperatorError, OurError
+from domain.ibs import EntrySide
 from domain.sessions import to_nanos
 from domain.units import Nanos
 
@@ -26,6 +28,8 @@ MAX_DEPTH = 20
 """Of nesting: manifests have five levels."""
 FILES = ("forest.npz", "model.joblib", "populations.npz")
 """What a bundle holds besides its manifest."""
+ROOT_NAME = re.compile(r"[A-Z0-9]{1,8}")
+"""What a bundle's directory may be called."""
 UNKNOWN = "unknown"
 """Of a model that was not trained here: its training window, its data, the product it was trained on."""
 LIBRARIES = ("joblib", "numpy", "scikit-learn")
@@ -40,6 +44,7 @@ Reason = Literal[
     "library_version",  # load_estimator only
     "root_mismatch",
     "product_mismatch",
+    "side",  # the root enters others than it was trained on
     "simulated_market",  # where real money is traded
     "duplicate_feature",
     "unknown_feature",
@@ -55,6 +60,7 @@ _FIX: Mapping[Reason, str] = {
     "changed": "restore the bundle's files from version control, or train the root again",
     "format_version": f"train the root again; this program reads format {FORMAT_VERSION}",
     "product_mismatch": "train the root on the bars that are read, or read the product that it was trained on",
+    "side": "train the root on the side that it enters (`side` in the configuration), or let it enter the model's",
     "library_version": "install the manifest's version to read the estimator; scoring does not need it",
     "threshold_unparsable": "write a plain number between 0 and 1, such as 0.55",
     "threshold_out_of_range": "write a number above 0 and below 1",
@@ -81,7 +87,7 @@ class BundleDescription:
     """
     market: Literal["recorded", "simulated"]
     """Where the training data came from. A simulated market proves nothing about a real one."""
-    side: Literal["long", "short"] = "long"
+    side: EntrySide = "long"
     """Of the entries that it was trained on. A manifest that does not say is read as long."""
     feature_set: str
     """Version of the feature registry the names belong to."""
@@ -116,6 +122,11 @@ class BundleDescription:
         if end.tzinfo is None:
             raise ValueError(f"{self.training_end!r} has no zone")
         return to_nanos(end)
+
+
+def entries_of(side: EntrySide) -> str:
+    """In words."""
+    return "long and short entries" if side == "both" else f"{side} entries"
 
 
 @attrs.frozen(kw_only=True)
@@ -163,8 +174,8 @@ class Manifest:
             raise BundleRefused(
                 "malformed", f"market: {fields['market']!r} is neither recorded nor simulated", where=path
             )
-        if fields["side"] not in ("long", "short"):
-            raise BundleRefused("malformed", f"side: {fields['side']!r} is neither long nor short", where=path)
+        if fields["side"] not in ("long", "short", "both"):
+            raise BundleRefused("malformed", f"side: {fields['side']!r} is not long, short or both", where=path)
         is_bare = fields["files"] == {} and fields["libraries"] == {}
         start, end = _texts("training_window", [window.get("start"), window.get("end")], path)
         description = BundleDescription(

@@ -16,9 +16,9 @@ import numpy as np
 
 from actors.backtest import Listener, RootRunner, market_sessions, run_sessions
 from actors.backtest_report import backtest_page, backtest_report, backtest_words
-from actors.recorded_sessions import READ, recorded_session
-from actors.veto_models import LoadedModels, find_models, load_models, record_of
-from actors.wiring.reading import naming
+from actors.veto_models import LoadedModels, load_models, record_of
+from actors.wiring.backtest_journals import market_of_journals
+from actors.wiring.outputs import check_file, unwritable
 from adapters.backtrader.backtest import RootBacktest
 from adapters.calendar import CmeCalendar
 from adapters.config import (
@@ -31,8 +31,6 @@ from adapters.config import (
 )
 from adapters.databento.hour_files import read_bars
 from adapters.products import PRODUCTS, products_of, roots_on
-from adapters.sqlite.codec import Codec
-from adapters.sqlite.journal import JournalFile, segments_of
 from domain.backtest import START, BacktestCosts, BacktestResult, ContractMinutes, MarketSession
 from domain.errors import OperatorError
 from domain.history import ContractAt, Rows
@@ -62,8 +60,14 @@ class BacktestRequest:
 def backtest_command(request: BacktestRequest) -> None:
     """Run `backtest` and print what came of it. Raises OperatorError (exit 2) for what cannot be run."""
     journals = [path for path in request.data if path.suffix == ".db"]
-    if journals and len(journals) < len(request.data):
-        raise _refused("journals and DBN files in one run", "run one after the other")
+    others = [path for path in request.data if path not in journals]
+    if journals and others:
+        raise _refused(
+            f"{journals[0]} is a journal and {others[0]} is none",
+            "run them one after the other: a journal brings settings, contracts and models of its own",
+        )
+    if request.report is not None:
+        check_file(request.report, "--report")
     result = _of_journals(request) if journals else _of_files(request)
     conditions = {"fills": request.fills, "slippage_ticks": request.slippage}
     report = backtest_report(result, conditions)
@@ -71,9 +75,7 @@ def backtest_command(request: BacktestRequest) -> None:
         try:
             request.report.write_text(backtest_page(result, report), encoding="utf-8")
         except OSError as error:
-            raise OperatorError(
-                f"cannot be written: {error.strerror}", where=str(request.report), fix="name another file", exit_code=2
-            ) from error
+            raise unwritable(request.report, error, "name another file with --report") from error
     click.echo(json.dumps(report) if request.as_json else "\n".join(backtest_words(report)))
 
 
@@ -91,7 +93,7 @@ def _of_files(request: BacktestRequest) -> BacktestResult:
         settings = settings.without_veto()
     loaded = LoadedModels(bundles={}, records=())
     if scored := [root for root in data.roots if root.root in wanted and settings.of(root.root).veto]:
-        loaded = load_models(scored, request.models_dir or places.models_dir, for_money=False)
+        loaded = load_models(scored, request.models_dir or places.models_dir, for_money=False, strategy=settings)
     return run_backtest(
         data.minutes,
         roots=data.roots,
@@ -109,20 +111,14 @@ def _of_journals(request: BacktestRequest) -> BacktestResult:
     """Every segment of every session, in order; settings, contracts and models are the recorded ones."""
     if request.config is not None or request.overlay:
         raise _refused("a journal has its own settings", "leave --config and --overlay out")
-    # One directory holds a session's segments once: by date, then by segment.
-    paths = list(dict.fromkeys(segment for path in sorted(request.data) for segment in segments_of(path)))
-    sessions = [_recorded(path, request) for path in paths]
+    sessions = market_of_journals(
+        request.data,
+        with_fills=request.fills == "recorded",
+        with_veto=not request.no_veto,
+        models_dir=request.models_dir,
+    )
     wanted = _wanted(request, [root for session in sessions for root in session.opened.roots])
     return over_journals(sessions, traded=sorted(wanted), costs=BacktestCosts(slippage_ticks=request.slippage))
-
-
-def _recorded(path: Path, request: BacktestRequest) -> MarketSession:
-    with JournalFile(path, Codec()) as journal, naming(path):
-        session = recorded_session(journal.envelopes(types=set(READ)), with_fills=request.fills == "recorded")
-    if not request.no_veto:
-        return attrs.evolve(session, models=find_models(session.opened.models, path.parent, request.models_dir))
-    strategy = session.opened.strategy.without_veto()
-    return attrs.evolve(session, opened=attrs.evolve(session.opened, strategy=strategy, models=()))
 
 
 def places_of(config: Path | None, overlay: tuple[Path, ...] = ()) -> MarketPlaces:

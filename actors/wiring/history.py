@@ -187,7 +187,7 @@ def history_report(places: MarketPlaces, now: Nanos) -> dict[str, Any]:
     found = extended(journal, [each for each in series.values() if each is not None], session)
     held = {(table.root, table.timeframe): table for table in found.tables}
     scored = [root for root in places.roots if places.strategy.of(root.root).veto]
-    models = load_models(scored, places.models_dir, for_money=places.mode == "live").records
+    models = load_models(scored, places.models_dir, for_money=places.mode == "live", strategy=places.strategy).records
     rows = []
     for root, of_root in zip(places.roots, roots, strict=True):
         chain = series[root.root]

@@ -154,7 +154,7 @@ def _models_of(config: Config) -> tuple[LoadedModels, LoadedModels]:
     """The models, and their shadows."""
     models = shadows = LoadedModels()
     if scored := [root for root in config.roots if config.strategy.of(root.root).veto]:
-        models = load_models(scored, config.models_dir, for_money=config.mode == "live")
+        models = load_models(scored, config.models_dir, for_money=config.mode == "live", strategy=config.strategy)
     if config.shadow_models_dir is not None:
         shadows = load_shadows(config.roots, config.shadow_models_dir, config.strategy)
     return models, shadows

@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -24,13 +23,14 @@ from adapters.products import products_of
 from adapters.sqlite.journal import journal_entries
 from domain.errors import OperatorError
 from domain.features import unavailable
+from domain.ibs import EntrySide
 from models.bundle import ModelBundle, load_model_bundle
 from models.legacy import differing_params, read_legacy, read_pickle, write_legacy
-from models.manifest import UNKNOWN, BundleRefused, Manifest
+from models.manifest import ROOT_NAME, UNKNOWN, BundleRefused, Manifest, entries_of
+from models.parameters import otherwise_than_trained
 
 PREVIOUS = "previous"
 """Where a replaced bundle goes, inside its directory: `previous/<digest>/<ROOT>`."""
-_ROOT = re.compile(r"[A-Z0-9]{1,8}")
 
 
 @attrs.frozen(kw_only=True)
@@ -44,6 +44,8 @@ class Found:
     manifest: Manifest | None
     bundle: ModelBundle | None
     refusal: BundleRefused | None
+    otherwise: tuple[str, ...]
+    """Parameters that the configuration has otherwise than its training, in words."""
 
     @property
     def state(self) -> str:
@@ -97,7 +99,9 @@ def show_command(places: ModelPlaces, root: str, *, is_shadow: bool, as_json: bo
     click.echo(f"{root} ({found.kind}), {found.path}")
     click.echo(f"  state            {found.state}{f': {found.refusal.what}' if found.refusal else ''}")
     click.echo(f"  signal product   {description.signal_product}; this configuration reads {_product(places, root)}")
-    click.echo(f"  trained on       {description.side} entries of a {description.market} market")
+    click.echo(f"  trained on       {entries_of(description.side)} of a {description.market} market")
+    for words in found.otherwise:
+        click.echo(f"  otherwise        {words}")
     click.echo(f"  window           {description.training_start} to {description.training_end}")
     click.echo(f"  data             sha256 {description.data_digest}")
     click.echo(f"  label            {description.label}")
@@ -138,6 +142,8 @@ def verify_command(places: ModelPlaces, roots: Sequence[str], *, with_estimator:
         is_good = is_good and problem is None
         told = "ok" if problem is None else f"REFUSED {problem.reason}: {problem.what}"
         click.echo(f"{one.root:<5} {one.kind:<6} {told}")
+        for words in one.otherwise:
+            click.echo(f"{'':<12} note: {words}")
         for name, version in one.manifest.libraries.items() if one.manifest is not None else ():
             if note := _other(name, version):
                 click.echo(f"{'':<12} note: trained with {name} {version}{note}; scoring does not need it")
@@ -254,6 +260,7 @@ def promote_command(places: ModelPlaces, request: PromoteRequest) -> int:
         request.root,
         source,
         signal_product=_product(places, request.root),
+        side=_side(places, request.root),
         allow_simulated=places.mode != "live",
     )
     live = _look(places, request.root, places.models_dir, "live")
@@ -268,6 +275,8 @@ def promote_command(places: ModelPlaces, request: PromoteRequest) -> int:
                     for envelope in segment.envelopes(types=set(TYPES)):
                         comparison.fold(envelope)
     click.echo("\n".join(comparison.words()))
+    for words in otherwise_than_trained(shadow.manifest.description, places.strategy.of(request.root)):
+        click.echo(f"note: {words}")
     if request.dry_run:
         return 0
     if not comparison.count and not request.force:
@@ -305,13 +314,13 @@ def promote_command(places: ModelPlaces, request: PromoteRequest) -> int:
 def _all(places: ModelPlaces) -> Iterator[Found]:
     for kind, directory in (("live", places.models_dir), ("shadow", places.shadow_models_dir)):
         for path in sorted(directory.iterdir()) if directory is not None and directory.is_dir() else ():
-            if _ROOT.fullmatch(path.name) and path.is_dir():
+            if ROOT_NAME.fullmatch(path.name) and path.is_dir():
                 assert directory is not None
                 yield _look(places, path.name, directory, kind)
 
 
 def _look(places: ModelPlaces, root: str, directory: Path, kind: str) -> Found:
-    """As a start would: a root that the configuration does not read is held against no product."""
+    """As a start would: a root that the configuration does not read is held against nothing of it."""
     path = directory / root
     manifest: Manifest | None = None
     with suppress(OSError, BundleRefused):
@@ -322,11 +331,23 @@ def _look(places: ModelPlaces, root: str, directory: Path, kind: str) -> Found:
             root,
             directory,
             signal_product=_product(places, root),
+            side=None if kind == "shadow" else _side(places, root),
             allow_simulated=kind == "shadow" or places.mode != "live",
         )
     except BundleRefused as error:
         refusal = error
-    return Found(root=root, kind=kind, path=path, manifest=manifest, bundle=bundle, refusal=refusal)
+    otherwise: tuple[str, ...] = ()
+    if manifest is not None and _product(places, root) is not None:
+        otherwise = otherwise_than_trained(manifest.description, places.strategy.of(root))
+    return Found(
+        root=root, kind=kind, path=path, manifest=manifest, bundle=bundle, refusal=refusal, otherwise=otherwise
+    )
+
+
+def _side(places: ModelPlaces, root: str) -> EntrySide | None:
+    """What the root enters, as far as it asks a model."""
+    settings = places.strategy.of(root)
+    return settings.side if settings.veto and _product(places, root) is not None else None
 
 
 def _product(places: ModelPlaces, root: str) -> str | None:
@@ -337,6 +358,7 @@ def _as_json(found: Found) -> dict[str, Any]:
     told: dict[str, Any] = {"root": found.root, "kind": found.kind, "path": str(found.path), "state": found.state}
     told["detail"] = "" if found.refusal is None else found.refusal.what
     told["digest"] = found.digest
+    told["otherwise"] = list(found.otherwise)
     if found.manifest is not None:
         fields: Mapping[str, Any] = attrs.asdict(found.manifest.description, recurse=False)
         told |= {name: value for name, value in fields.items() if name != "root"}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import attrs
 import click
 
 from actors.wiring.backtest import places_of
-from adapters.config import MODELS_DIR
+from actors.wiring.outputs import check_directory, check_file
+from adapters.config import CONTRACT_MAP_FILE, MODELS_DIR, MarketPlaces
+from adapters.contract_map import load_contract_map
 from domain.errors import OperatorError
 from domain.features import FEATURE_SET_VERSION
 from models.bundle import write_bundle
@@ -25,6 +27,8 @@ from models.validation import GRIDS, TrainingPlan
 
 REFUSED = 1
 """Exit code: at least one root's model was not written."""
+KEPT = "kept"
+"""Where finished work goes, inside the work directory."""
 
 
 @attrs.frozen(kw_only=True)
@@ -55,11 +59,11 @@ def train_command(request: TrainRequest) -> int:
     request = _checked(request)
     # A training on recorded bars replaces no bundle that anybody trades by, unless it is told to.
     models_dir = request.models_dir or (MODELS_DIR if request.demo else request.work_dir / "bundles")
-    for directory, option in ((models_dir, "--models-dir"), (request.work_dir, "--work-dir")):
-        _check_writable(directory, option)  # before minutes of work, not after
+    places = None if request.demo else places_of(request.config)
+    _check_places(request, models_dir, _roots(request, places))
     jobs = request.jobs or os.cpu_count() or 1
-    kept = KeptWork(request.work_dir / "kept")
-    if request.demo:
+    kept = KeptWork(request.work_dir / KEPT)
+    if places is None:
         from actors.wiring.training_demo import PLAN, demo_material
 
         plan = attrs.evolve(PLAN, seed=request.seed)
@@ -67,7 +71,7 @@ def train_command(request: TrainRequest) -> int:
         click.echo("hold-out, simulated market: it shows that the path works, not that anything is earned\n")
     else:
         plan = TrainingPlan(seed=request.seed, grid=GRIDS[request.grid], min_trades=request.min_trades)
-        material = _recorded(request, kept, jobs)
+        material = _recorded(request, places, kept, jobs)
     trained = _trained(material, plan, kept, jobs)
     # Only when every root is trained: a set of bundles of two trainings would be nobody's.
     return _write(material, trained, seed=plan.seed, request=request, models_dir=models_dir)
@@ -102,16 +106,35 @@ def _checked(request: TrainRequest) -> TrainRequest:
     return checked
 
 
-def _recorded(request: TrainRequest, kept: KeptWork, jobs: int) -> dict[str, Material]:
-    from actors.wiring.training_demo import FEATURES
-    from actors.wiring.training_files import FileRequest, file_material
-
-    places = places_of(request.config)
-    traded = tuple(root.root for root in places.roots if not root.is_reference)
+def _roots(request: TrainRequest, places: MarketPlaces | None) -> tuple[str, ...]:
+    """What may be trained. Raises OperatorError (exit 2) for a root that is not traded."""
+    roots = load_contract_map(CONTRACT_MAP_FILE).roots if places is None else places.roots
+    traded = tuple(root.root for root in roots if not root.is_reference)
     if unknown := [root for root in request.roots if root not in traded]:
         raise OperatorError(
             f"no traded root {', '.join(unknown)}", where="train", fix=f"known are {', '.join(traded)}", exit_code=2
         )
+    return request.roots or traded
+
+
+def _check_places(request: TrainRequest, models_dir: Path, roots: Sequence[str]) -> None:
+    check_directory(models_dir, "--models-dir")
+    for directory in (request.work_dir, request.work_dir / KEPT):
+        check_directory(directory, "--work-dir")
+    for root in roots:
+        check_file(_card(request, root), "--work-dir")
+        if (models_dir / root).exists():
+            check_directory(models_dir / root, "--models-dir")
+
+
+def _card(request: TrainRequest, root: str) -> Path:
+    return request.work_dir / f"{root}.html"
+
+
+def _recorded(request: TrainRequest, places: MarketPlaces, kept: KeptWork, jobs: int) -> dict[str, Material]:
+    from actors.wiring.training_demo import FEATURES
+    from actors.wiring.training_files import FileRequest, file_material
+
     wanted = FileRequest(
         traded=request.roots,
         data=request.data,
@@ -133,20 +156,6 @@ def _command(root: str, request: TrainRequest) -> str:
     words += [f"--features {','.join(request.features)}"] if request.features else []
     words.append(f"--grid {request.grid} --min-trades {request.min_trades} --seed {request.seed}")
     return " ".join(words)
-
-
-def _check_writable(directory: Path, option: str) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / ".writable").touch()
-        (directory / ".writable").unlink()
-    except OSError as error:
-        raise OperatorError(
-            f"cannot be written: {error.strerror}",
-            where=str(directory),
-            fix=f"give {option} a writable directory",
-            exit_code=2,
-        ) from error
 
 
 def _trained(material: Mapping[str, Material], plan: TrainingPlan, kept: KeptWork, jobs: int) -> dict[str, Trained]:
@@ -174,7 +183,7 @@ def _write(
         click.echo(_line(root, result))
         for shortcoming in () if request.demo else result.shortcomings:
             click.echo(f"      {shortcoming}")
-        page = request.work_dir / f"{root}.html"
+        page = _card(request, root)
         page.write_text(card(said, result, material[root].table, is_forced=is_forced), encoding="utf-8")
         if is_written:
             write_bundle(

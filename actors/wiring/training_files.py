@@ -9,7 +9,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import attrs
 import click
@@ -24,12 +24,12 @@ from domain.backtest import END, BacktestResult, ContractMinutes
 from domain.errors import OperatorError
 from domain.events import SignalEvaluated, VetoScored
 from domain.features import FEATURE_SET_VERSION, required_inputs, unavailable
-from domain.ibs import StrategySettings
+from domain.ibs import EntrySide, StrategySettings
 from domain.instruments import TradedRoot
 from domain.optional_gates import gate_inputs, gate_names
 from domain.sessions import iso_utc
 from domain.units import MINUTE, Nanos
-from models.candidates import Candidates, Material, PassEverything, Row
+from models.candidates import SIDE_FEATURE, Candidates, Material, PassEverything, Row
 from models.kept import Arrays, KeptWork, key_of
 from models.lookahead import refuse_lookahead, spread
 
@@ -77,19 +77,15 @@ class TrainingRun:
             settings=attrs.evolve(own, veto=True, roots=()),
         )
 
-    @property
-    def side(self) -> Literal["long", "short"]:
-        """Of the entries that are learned from."""
-        return "short" if self.settings.side == "short" else "long"
-
     def result(self) -> BacktestResult:
+        root = self.root.root
         return run_backtest(
             self.minutes,
             roots=self.roots,
             settings=self.settings,
             calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
-            models={self.root.root: PassEverything(root=self.root.root, features=self.features, side=self.side)},
-            traded=[self.root.root],
+            models={root: PassEverything(root=root, features=self.features, side=self.settings.side)},
+            traded=[root],
         )
 
     def candidates(self, result: BacktestResult) -> Candidates:
@@ -152,23 +148,14 @@ def file_material(
         raise OperatorError(
             f"no bar of {', '.join(lacking)}", where="--data", fix="give files that hold them", exit_code=2
         )
-    if both := [root for root in traded if settings.of(root).side == "both"]:
-        raise OperatorError(
-            f"a model judges entries of one side, and {', '.join(both)} may enter both",
-            where="side",
-            fix="give a --config with `side: long` or `side: short`",
-            exit_code=2,
-        )
     for root in traded:
         _check_gates(settings.of(root), by_root[root], by_root)
     for name, mapped, found_product in exchanged(roots, data):
         if name in traded:
             what = f"{name}: the files hold {found_product}, the contract map reads {mapped}"
             click.echo(f"{what}: a start takes the bundle where the map reads {found_product}", err=True)
-    runs = {
-        root: TrainingRun.of(by_root[root], _features(request, by_root[root], by_root), data, settings)
-        for root in traded
-    }
+    features = {root: _features(request, by_root[root], by_root, settings.of(root).side) for root in traded}
+    runs = {root: TrainingRun.of(by_root[root], features[root], data, settings) for root in traded}
     keys = {root: run.key() for root, run in runs.items()}
     found = _found(runs, keys, kept, request.jobs)
     _refuse_lookahead(runs, keys, found, kept, request)
@@ -186,12 +173,24 @@ def _check_gates(settings: StrategySettings, root: TradedRoot, held: Collection[
         )
 
 
-def _features(request: FileRequest, root: TradedRoot, held: Collection[str]) -> tuple[str, ...]:
-    """The features that were asked for, or the default ones that the files, which hold bars of `held`, can supply."""
+def _features(request: FileRequest, root: TradedRoot, held: Collection[str], side: EntrySide) -> tuple[str, ...]:
+    """The features that were asked for, or the default ones that the files, which hold bars of `held`, can supply.
+
+    One of them tells the sides apart where both are entered: the same bar is good for a long and bad for a short.
+    """
     for name in request.features:
         if (reason := unavailable(name)) is not None:
             raise OperatorError(f"{name!r} {reason}", where="--features", fix="`features` lists them all", exit_code=2)
     wanted = request.features or request.default
+    if side == "both" and SIDE_FEATURE not in wanted:
+        if request.features:
+            raise OperatorError(
+                f"{root.root} enters both sides, and none of these features tells them apart",
+                where="--features",
+                fix=f"add {SIDE_FEATURE}, or give a --config with one `side`",
+                exit_code=2,
+            )
+        wanted = (*wanted, SIDE_FEATURE)
     left_out = [name for name in wanted if not _read_by([name], root) <= set(held)]
     if left_out and request.features:
         raise OperatorError(
@@ -307,7 +306,7 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
         table=table,
         signal_product=run.root.data_product,
         market="recorded",
-        side=run.side,
+        side=run.settings.side,
         populations={
             name.removeprefix("population "): values
             for name, values in arrays.items()

@@ -6,15 +6,15 @@ remembers goes on to the next. The strategy is the live one; orders fill in the 
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 import backtrader as bt
 
-from adapters.backtrader.broker import RequestNote
-from adapters.backtrader.feeds import TIMEFRAMES, feed_name, nanos_of
+from adapters.backtrader.backtest_brokers import NextBarBroker, RecordedBroker
+from adapters.backtrader.broker import RequestNote, carried_note
+from adapters.backtrader.feeds import TIMEFRAMES, feed_name
 from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan, plans_of
 from adapters.backtrader.tape import Tape, TapeFeed
@@ -26,8 +26,6 @@ from domain.backtest import (
     BacktestCosts,
     BacktestTrade,
     MarketSession,
-    OrderKey,
-    RecordedOutcome,
     RootBars,
 )
 from domain.bars import Bar, BarTable, Timeframe
@@ -36,17 +34,14 @@ from domain.feature_book import CarriedPercentile
 from domain.features import Requirement, required_inputs
 from domain.gates import auto_close_deadline
 from domain.history import Rows
-from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot, pairs_of
 from domain.optional_gates import gate_inputs, gate_names
+from domain.orders import Order
 from domain.positions import net_pnl
 from domain.reference_feeds import ReferenceFeeds
 from domain.scorer import Scorer
-from domain.units import DAY, SECOND, Nanos, Price, float_to_price, price_to_float
+from domain.units import DAY, Nanos, Price, float_to_price
 from domain.veto import VetoModel
-
-_CASH = 1e15
-"""What an account may risk is the risk gate's; here every order is filled."""
 
 Listener = Callable[[SignalEvaluated | VetoScored], None]
 
@@ -65,6 +60,8 @@ class RootBacktest:
         """By decision: what the model had said of an entry, and the names of what it was asked."""
         self._scored: VetoScored | None = None
         self._entry: _Fill | None = None
+        self._asked: RequestNote | None = None
+        """Of the last order: a journal's next file may hold its end."""
         self.unfilled = 0
         """Entries whose order ended without a fill."""
 
@@ -76,6 +73,7 @@ class RootBacktest:
             return ()
         strategy = self._trade(market, plan, bars)
         (self._memory,) = strategy.memories()
+        self._asked = strategy.asked or self._asked
         self.unfilled += strategy.unfilled
         return tuple(trade for fill in strategy.fills if (trade := self._settle(fill, market)) is not None)
 
@@ -105,14 +103,16 @@ class RootBacktest:
             broker = RecordedBroker(market.outcomes, settings=settings, tick_size=plan.tick_size)
 
         def begin(strategy: _SessionStrategy) -> Tape:
-            self._restore(strategy, market, bars)
+            self._restore(strategy, market, plan.contract, bars)
+            broker.take_up = strategy.take_up
             minutes.tape = broker.tape = tape = Tape(
                 minutes=bars.minutes,
                 hours=bars.hours,
-                clocks=sorted({deadline, *closes.values()}),
+                clocks=sorted({deadline, *closes.values(), *_last_outcomes(root, market)}),
                 feeds=(minutes, clock, decisions),
                 watcher=strategy,
                 is_every_minute=settings.decision_timeframe == "1m",
+                until=market.until_ns,
             )
             return tape
 
@@ -140,7 +140,7 @@ class RootBacktest:
         found: _SessionStrategy = strategy
         return found
 
-    def _restore(self, strategy: _SessionStrategy, market: MarketSession, bars: RootBars) -> None:
+    def _restore(self, strategy: _SessionStrategy, market: MarketSession, contract: str, bars: RootBars) -> None:
         """As the engine of a session does it when it opens."""
         root, timeframe = self._root.root, market.opened.strategy.of(self._root.root).decision_timeframe
         strategy.begin_at(market.opened.session.start_ns)
@@ -149,9 +149,13 @@ class RootBacktest:
                 strategy.warm_up(root, *(table.data[:, column].tolist() for column in (HIGH, LOW, CLOSE)))
         memories = (self._memory,) if market.memories is None else market.memories
         memory = next((memory for memory in memories if memory is not None and memory.root == root), None)
+        # What is held or ordered in an older contract has no bars here.
         for position in market.positions:
-            if position.root == root:
+            if position.contract == contract:
                 strategy.restore_position(position, None, None if memory is None else memory.average_range)
+        strategy.carried = tuple(
+            (order, self._note_of(order, memory, market)) for order in market.orders if order.contract == contract
+        )
         if memory is not None:
             strategy.restore_memory(memory)
         if market.is_continued:
@@ -159,6 +163,13 @@ class RootBacktest:
         if bars.rolled_from is not None and self._root.roll_policy == "close_and_reopen":
             strategy.may_reopen(root)
         strategy.forget_roll_exits()
+
+    def _note_of(self, order: Order, memory: RootMemory | None, market: MarketSession) -> RequestNote:
+        """As it was asked in a file before, or what the journal has carried of it."""
+        asked = self._asked
+        if asked is not None and (asked.intent, asked.decided_ns) == (order.intent, order.decided_ns):
+            return asked
+        return carried_note(order, memory, market.opened.strategy.of(order.root))
 
     def _feeder(self, market: MarketSession) -> _Feeder:
         """The session's; a scorer goes on from the session before, where nothing was carried in."""
@@ -234,6 +245,14 @@ class RootBacktest:
         )
 
 
+def _last_outcomes(root: str, market: MarketSession) -> set[Nanos]:
+    """When a journal says what became of orders after the last bar: the next file goes on from there."""
+    bars = market.bars[root]
+    last = max((int(rows[-1, END]) for rows in (bars.minutes, bars.hours) if len(rows)), default=0)
+    found = (one for key, outcomes in (market.outcomes or {}).items() if key[0] == root for one in outcomes)
+    return {outcome.known_ns for outcome in found if outcome.known_ns > last}
+
+
 # ------------------------------------------------------------------ its parts
 
 
@@ -248,73 +267,6 @@ class _Fill:
     ts: Nanos
 
 
-class NextBarBroker(bt.brokers.BackBroker):  # type: ignore[misc]  # backtrader has no types
-    """Backtrader's broker with the fills of `live`.
-
-    A market order fills at the next bar's open, worse by the slippage; without a trade in time, at the last
-    close. A limit order fills at its price once a
-    bar after the decision went at least a tick through it; when its time is over it is cancelled, touched or not.
-    """
-
-    tape: Tape
-
-    def __init__(self, *, settings: StrategySettings, tick_size: Price, costs: BacktestCosts) -> None:
-        super().__init__()
-        self.set_cash(_CASH)
-        self.set_checksubmit(False)
-        self.setcommission(margin=1.0, commtype=bt.CommInfoBase.COMM_FIXED, stocklike=False)
-        # Beyond the bar's range too: what live assumes of the first trade.
-        slippage = price_to_float(Price(tick_size * costs.slippage_ticks))
-        self.set_slippage_fixed(slippage, slip_open=True, slip_match=True, slip_out=True)
-        self._cancel_after = settings.cancel_after_s * SECOND
-        self._tick_size = tick_size
-
-    def _try_exec_market(self, order: Any, popen: float, phigh: float, plow: float) -> None:
-        if self.tape.is_untraded:
-            order.addinfo(fill_ns=self.tape.now)
-            self._execute(order, ago=0, price=order.data.close[0])
-        else:
-            super()._try_exec_market(order, popen, phigh, plow)
-
-    def _try_exec_limit(self, order: Any, popen: float, phigh: float, plow: float, plimit: float) -> None:
-        note: RequestNote = order.info.request
-        data, last = order.data, note.decided_ns + self._cancel_after
-        end = nanos_of(data.datetime[0], after=note.decided_ns)
-        start = end - round(data.length_s[0] * SECOND)
-        if note.decided_ns <= start < last and self._is_through(order.isbuy(), plow, phigh, plimit):
-            self._execute(order, ago=0, price=plimit)
-        elif self.tape.now >= last:
-            self.cancel(order)
-
-    def _is_through(self, is_buy: bool, low: float, high: float, limit: float) -> bool:
-        if is_buy:
-            return float_to_price(low) <= float_to_price(limit) - self._tick_size
-        return float_to_price(high) >= float_to_price(limit) + self._tick_size
-
-
-class RecordedBroker(NextBarBroker):
-    """Fills as a journal has them; an order that the journal does not know waits for ever."""
-
-    def __init__(
-        self, outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]], *, settings: StrategySettings, tick_size: Price
-    ) -> None:
-        super().__init__(settings=settings, tick_size=tick_size, costs=BacktestCosts(slippage_ticks=0))
-        self._outcomes = {key: deque(found) for key, found in outcomes.items()}
-
-    def _try_exec(self, order: Any) -> None:
-        note: RequestNote = order.info.request
-        waiting = self._outcomes.get((note.root, note.intent, note.decided_ns))
-        if not waiting or waiting[0].known_ns > self.tape.now:
-            return
-        outcome = waiting.popleft()
-        if outcome.price is None:
-            order.reject()
-            self.notify(order)
-            return
-        order.addinfo(fill_ns=outcome.ts)
-        self._execute(order, ago=0, price=price_to_float(outcome.price))
-
-
 class _SessionStrategy(IbsStrategy):
     """The strategy of one session and root: says when it is watching, and keeps what was filled."""
 
@@ -325,6 +277,10 @@ class _SessionStrategy(IbsStrategy):
         self._market_order: int | None = None
         self.fills: list[_Fill] = []
         self.unfilled = 0
+        self.asked: RequestNote | None = None
+        """Of the last order."""
+        self.carried: tuple[tuple[Order, RequestNote], ...] = ()
+        """Unfinished when the session opened, until they are placed."""
         self._tape: Tape = self.p.begin(self)
 
     def next(self) -> None:
@@ -332,10 +288,23 @@ class _SessionStrategy(IbsStrategy):
         self.p.feeder.feed(self._tape.now)
         super().next()
 
+    def take_up(self) -> None:
+        """Place what a journal had left unfinished."""
+        carried, self.carried = self.carried, ()
+        for order, note in carried:
+            trade = self.buy if order.side == "buy" else self.sell
+            placed = trade(data=self._state.minutes[order.contract].data, size=order.quantity, request=note)
+            held = self._state.holding
+            if order.intent == "entry" and held is not None and held.is_unknown:
+                # It may have been filled, and counts as held until its end is known.
+                self._state.holding = attrs.evolve(held, order_ref=placed.ref)
+            else:
+                self._state.await_order(placed.ref, note.intent, note.average_range)
+
     @property
     def is_watching(self) -> bool:
         """A position or an order is open."""
-        return self._state.holding is not None or self._state.order_ref is not None
+        return bool(self.carried) or self._state.holding is not None or self._state.order_ref is not None
 
     @property
     def market_order(self) -> int | None:
@@ -349,6 +318,7 @@ class _SessionStrategy(IbsStrategy):
         return self._placed(super().sell(**how))
 
     def _placed(self, order: Any) -> Any:
+        self.asked = order.info.request
         if order.exectype == bt.Order.Market:
             self._market_order = order.ref
         return order
@@ -359,11 +329,12 @@ class _SessionStrategy(IbsStrategy):
             return
         note: RequestNote = order.info.request
         if order.status == order.Completed:
+            confirmed: Price | None = order.info.get("confirmed")
             self.fills.append(
                 _Fill(
                     note=note,
                     quantity=round(order.executed.size),
-                    price=float_to_price(order.executed.price),
+                    price=float_to_price(order.executed.price) if confirmed is None else confirmed,
                     ts=self._fill_time(order),
                 )
             )

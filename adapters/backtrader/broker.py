@@ -45,10 +45,12 @@ from domain.events import (
     OrderRejected,
     OrderSubmitted,
     RiskDecided,
+    RootMemory,
 )
+from domain.ibs import StrategySettings
 from domain.orders import Intent, Order, OrderState
 from domain.positions import Position
-from domain.units import Nanos, Price, price_to_float
+from domain.units import HOUR, MINUTE, Nanos, Price, price_to_float
 
 
 @attrs.frozen(kw_only=True)
@@ -74,6 +76,23 @@ class RequestNote:
     """Of an entry: legs that rest at the broker."""
     average_range: Price | None = None
     """Of an entry: what its stop or target is counted in."""
+
+
+def carried_note(order: Order, memory: RootMemory | None, settings: StrategySettings) -> RequestNote:
+    """The note of a carried order under its root's settings; an UNKNOWN entry is valued from the close that decided."""
+    return RequestNote(
+        root=order.root,
+        contract=order.contract,
+        intent=order.intent,
+        reason=memory.last_exit_reason if memory is not None and order.intent == "exit" else "carried",
+        decided_ns=order.decided_ns,
+        bar_ns=HOUR if settings.decision_timeframe == "1h" else MINUTE,
+        price=order.reference_price if order.limit_price is None else order.limit_price,
+        bars_held=None if memory is None else memory.bars_held,
+        stop_price=order.stop_price,
+        target_price=order.target_price,
+        average_range=memory.average_range if memory is not None and order.intent == "entry" else None,
+    )
 
 
 class JournalBroker(bt.BrokerBase):  # type: ignore[misc]  # backtrader has no types

@@ -19,7 +19,7 @@ from typing import Any
 
 import attrs
 
-from adapters.backtrader.broker import JournalBroker, RequestNote
+from adapters.backtrader.broker import JournalBroker, RequestNote, carried_note
 from adapters.backtrader.feeds import TIMEFRAMES, SliceFeed, feed_name
 from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan, plans_of
@@ -43,12 +43,12 @@ from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
 from domain.instruments import pairs_of
 from domain.optional_gates import gate_names
-from domain.orders import Order, OrderState, Side, signal_id
+from domain.orders import OrderState, Side, signal_id
 from domain.ports import Decision
 from domain.positions import Position, net_pnl
 from domain.reference_feeds import ReferenceFeeds
 from domain.scorer import Scorer
-from domain.units import DAY, HOUR, MINUTE, Nanos, Price, float_to_price
+from domain.units import DAY, MINUTE, Nanos, Price, float_to_price
 from domain.veto import ModelRecord, VetoModel
 
 _TIMEFRAMES: tuple[Timeframe, ...] = ("1m", "1h", "1d")
@@ -417,7 +417,7 @@ class CerebroEngine:
             if order.state.is_final or order.filled_ns is not None:
                 continue  # an exit that only waits for its repeat is over for the strategy
             memory = memories.get(order.root)
-            restored = self._broker.restore_order(order, self._note_of(order, memory))
+            restored = self._broker.restore_order(order, carried_note(order, memory, self._settings.of(order.root)))
             if order.intent == "entry" and order.state is OrderState.AMBIGUOUS:
                 self._strategy.restore_position(self._broker.positions[order.root], restored.ref, _range_of(memory))
             else:
@@ -425,22 +425,6 @@ class CerebroEngine:
         for memory in carried.memories:
             if memory.root in self._deadlines:
                 self._strategy.restore_memory(memory)
-
-    def _note_of(self, order: Order, memory: RootMemory | None) -> RequestNote:
-        """The note of a carried order; an UNKNOWN entry is valued from the close that decided it."""
-        return RequestNote(
-            root=order.root,
-            contract=order.contract,
-            intent=order.intent,
-            reason=memory.last_exit_reason if memory is not None and order.intent == "exit" else "carried",
-            decided_ns=order.decided_ns,
-            bar_ns=HOUR if self._settings.of(order.root).decision_timeframe == "1h" else MINUTE,
-            price=order.reference_price if order.limit_price is None else order.limit_price,
-            bars_held=None if memory is None else memory.bars_held,
-            stop_price=order.stop_price,
-            target_price=order.target_price,
-            average_range=_range_of(memory) if order.intent == "entry" else None,
-        )
 
 
 def build_engine(

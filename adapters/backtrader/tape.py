@@ -20,6 +20,8 @@ from domain.units import MINUTE, PRICE_SCALE, SECOND, Nanos
 NO_TRADE_LIMIT = Nanos(600 * SECOND)
 """As in execution: an order without a trade for this long is taken for filled."""
 
+_NEVER = Nanos(2**63 - 1)
+
 _Row = Sequence[int]
 """start, end, open, high, low, close, volume, …"""
 
@@ -102,11 +104,13 @@ class Tape:
         feeds: tuple[TapeFeed, TapeFeed, TapeFeed],
         watcher: Watcher,
         is_every_minute: bool,
+        until: Nanos | None = None,
     ) -> None:
-        """`feeds`: minutes, clock, hours. `is_every_minute`: minutes decide too."""
+        """`feeds`: minutes, clock, hours. `is_every_minute`: minutes decide too. `until`: later turns have a bar."""
         self._minutes, self._minute_ends = minutes, np.ascontiguousarray(minutes[:, END])
         self._hours, self._hour_ends = hours, hours[:, END].tolist()
-        self._clocks = tuple(clocks)
+        self._until = _NEVER if until is None else until
+        self._clocks = tuple(ts for ts in clocks if ts <= self._until)
         self._minute_feed, self._clock_feed, self._hour_feed = feeds
         self._watcher, self._is_every_minute = watcher, is_every_minute
         self._minute = self._hour = self._clock = 0
@@ -184,7 +188,7 @@ class Tape:
         if self._order is None or self._order[0] != ref:
             self._order = (ref, self.now)
         ts = self._order[1] + NO_TRADE_LIMIT
-        if ts <= self.now:
+        if not self.now < ts <= self._until:
             return None  # given once; a recorded order has not taken it
         is_traded = self._minute < len(self._minutes) and self._minutes[self._minute, START] <= ts
         return None if is_traded else ts

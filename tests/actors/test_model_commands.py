@@ -28,9 +28,10 @@ FEATURES = ("ibs_pct", "es_hourly_return", "nq_hourly_return")
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("bundles")
-    small_bundle(place / "live", "ES", features=FEATURES, signal_product="MES", market="recorded")
+    said: dict[str, Any] = {"signal_product": "MES", "market": "recorded", "metrics": {"strategy": {}}}
+    small_bundle(place / "live", "ES", features=FEATURES, **said)
     small_bundle(place / "live", "GC", features=("gc_hourly_return",), signal_product="GC")
-    small_bundle(place / "shadow", "ES", features=FEATURES, signal_product="MES", market="recorded", seed=3)
+    small_bundle(place / "shadow", "ES", features=FEATURES, **said, seed=3)
     return place
 
 
@@ -124,6 +125,30 @@ def test_verify_names_what_is_wrong_and_exits_1(home: Path) -> None:
     spoiled = models("verify", "ES")
     assert (spoiled.exit_code, "ES    live   REFUSED changed: sha256 is" in spoiled.output) == (1, True)
     assert models("verify", "--models-dir", home / "nowhere", "--config", "live.yml").exit_code == 1
+
+
+def test_a_model_of_one_side_is_refused_where_both_are_entered_and_asked(home: Path) -> None:
+    config = (home / "live.yml").read_text()
+    (home / "live.yml").write_text(config + "strategy: {roots: {ES: {side: both}}}\n")
+    assert {(row["root"], row["kind"]): row["state"] for row in rows()}[("ES", "live")] == "side"
+    ended = models("verify", "ES")
+    refused = "ES    live   REFUSED side: trained on long entries, and ES enters long and short entries\n"
+    assert (ended.exit_code, ended.output) == (1, f"{refused}ES    shadow ok\n")
+    promoted = models("promote", "ES", "--force", "--yes")
+    assert (promoted.exit_code, "trained on long entries" in promoted.output) == (78, True)
+    assert "`side`" in promoted.output
+    (home / "live.yml").write_text(config + "strategy: {roots: {ES: {side: both, veto: false}}}\n")
+    assert models("verify", "ES").exit_code == 0
+
+
+def test_what_is_otherwise_than_in_training_is_said_and_refuses_nothing(home: Path) -> None:
+    (home / "live.yml").write_text((home / "live.yml").read_text() + "strategy: {stop_pct: 2}\n")
+    words = "stop_pct 1 in training, 2 now"
+    ended = models("verify", "ES")
+    assert (ended.exit_code, ended.output.count(f"note: {words}\n")) == (0, 2)
+    assert f"  otherwise        {words}\n" in models("show", "ES").output
+    assert json.loads(models("show", "ES", "--json").output)["otherwise"] == [words]
+    assert f"note: {words}\n" in models("promote", "ES", "--force", "--yes").output
 
 
 def test_verify_compares_the_estimator_only_when_it_may_run_its_pickle(home: Path) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from actors.commands import _status_words
 from actors.operator import OperatorDesk
 from actors.sequencer import Sequencer
 from actors.status import Status
@@ -15,7 +16,8 @@ from adapters.memory import MemoryJournal
 from domain.errors import OperatorError
 from domain.events import CommandReceived, FillConfirmed, SessionReconciled
 from domain.units import Nanos
-from tests.builders import CODEC, PRICE, START, opened_session, traded_root
+from domain.veto import ModelRecord
+from tests.builders import CODEC, PRICE, START, Record, opened_session, traded_root
 
 
 class Office:
@@ -49,6 +51,21 @@ def office() -> Office:
     office = Office()
     office.attend()
     return office
+
+
+def test_status_says_what_is_to_be_known_of_a_model() -> None:
+    said, status = ("stop_pct 1 in training, 2 now",), Status()
+    models = (
+        ModelRecord(root="ES", digest="ab" * 32, threshold=0.5, otherwise=said),
+        ModelRecord(root="GC", refusal="side", detail="trained on long entries, and GC enters both"),
+        ModelRecord(root="NQ", digest="cd" * 32, threshold=0.5),
+    )
+    status.fold(Record().put(opened_session(models=models), ts=START))
+    found = status.snapshot()
+    assert found["models"] == {"ES": list(said), "GC": ["refused (side): trained on long entries, and GC enters both"]}
+    words = _status_words(found)
+    assert f"model      ES: {said[0]}" in words
+    assert sum(line.startswith("model ") for line in words) == 2
 
 
 def test_a_command_is_one_event_and_the_answer_names_it_and_what_it_left(office: Office) -> None:

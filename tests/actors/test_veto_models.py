@@ -96,6 +96,33 @@ def test_for_money_only_a_model_of_a_recorded_market_is_taken(tmp_path: Path, ma
     assert set(loaded.bundles) == (set() if refusal else {ROOT})
 
 
+@pytest.mark.parametrize(("side", "refusal"), [("long", ""), ("short", "side"), ("both", "side")])
+def test_a_model_of_another_side_than_the_roots_is_refused_when_it_is_loaded(
+    models_dir: Path, side: Any, refusal: str
+) -> None:
+    strategy = StrategySettings(roots=((ROOT, StrategySettings(side=side)),))
+    (record,) = load_models([traded_root(ROOT)], models_dir, for_money=False, strategy=strategy).records
+    assert record.refusal == refusal
+    assert bool(record.digest) is not bool(refusal)
+    assert not refusal or "trained on long entries, and ZZ enters" in record.detail
+
+
+def test_other_parameters_than_in_training_are_said_at_the_start_and_on_record_and_refuse_nothing(
+    models_dir: Path,
+) -> None:
+    changed = StrategySettings(roots=((ROOT, StrategySettings(exit_after_bars=4)),))
+    with structlog.testing.capture_logs() as logs:
+        loaded = load_models([traded_root(ROOT)], models_dir, for_money=False, strategy=changed)
+    words = ("exit_after_bars 8 in training, 4 now",)
+    assert set(loaded.bundles) == {ROOT}
+    assert [record.otherwise for record in loaded.records] == [words]
+    assert [(entry["log_level"], entry["root"], entry["otherwise"]) for entry in logs] == [("warning", ROOT, words)]
+    with structlog.testing.capture_logs() as logs:
+        same = load_models([traded_root(ROOT)], models_dir, for_money=False, strategy=StrategySettings())
+    assert not logs
+    assert same.records == loaded.records, "it opens no segment: the configuration's digest does"
+
+
 # -------------------------------------------------------------------- keeping
 
 

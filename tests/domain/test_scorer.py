@@ -98,6 +98,12 @@ def test_a_model_judges_entries_of_its_own_side_only(bundle: ModelBundle, tmp_pa
         assert judged.score is None
 
 
+def test_a_model_of_both_sides_judges_both(bundle: ModelBundle, tmp_path: Path) -> None:
+    of_both = scorer_of(small_bundle(tmp_path, side="both"))
+    expected = scorer_of(bundle).judge("ES", END).score
+    assert [of_both.judge("ES", END, is_short=is_short).score for is_short in (False, True)] == [expected, expected]
+
+
 @pytest.mark.parametrize(("step", "is_passed"), [(-np.inf, True), (0, True), (np.inf, False)])
 def test_exactly_on_the_threshold_passes(bundle: ModelBundle, step: float, is_passed: bool) -> None:
     score = scorer_of(bundle).judge("ES", END).score

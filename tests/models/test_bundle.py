@@ -28,6 +28,7 @@ from models import (
     strategy_kwargs_from_bundle,
     write_bundle,
 )
+from models.manifest import entries_of
 
 FEATURES = ("ibs_pct", "volz_pct", "6a_hourly_return")
 RNG = np.random.default_rng(1)
@@ -278,7 +279,7 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m.update(features=["ibs_pct", "volz_pct"])),  # the forest has three
     ("malformed", lambda m: m.update(root=6)),
     ("malformed", lambda m: m.update(market="paper")),
-    ("malformed", lambda m: m.update(side="both")),
+    ("malformed", lambda m: m.update(side="sideways")),
     ("malformed", lambda m: m.pop("market")),
     ("malformed", lambda m: m.update(label="")),
     ("malformed", lambda m: m.update(seed="1")),
@@ -364,6 +365,22 @@ def test_a_manifest_that_does_not_say_a_side_is_of_long_entries(models_dir: Path
     assert load_model_bundle("ES", models_dir).side == "long"
     rewrite_manifest(models_dir, lambda fields: fields.update(side="short"))
     assert load_model_bundle("ES", models_dir).side == "short"
+
+
+@pytest.mark.parametrize("entered", ["long", "short", "both"])
+@pytest.mark.parametrize("trained", ["long", "short", "both"])
+def test_a_model_is_taken_for_the_side_that_it_was_trained_on_and_for_no_other(
+    models_dir: Path, trained: str, entered: Any
+) -> None:
+    """A model of both is none of one, nor the reverse."""
+    rewrite_manifest(models_dir, lambda fields: fields.update(side=trained))
+    if trained == entered:
+        assert load_model_bundle("ES", models_dir, side=entered).side == trained
+        return
+    refused = refusal(models_dir, side=entered)
+    assert refused.reason == "side"
+    assert f"trained on {entries_of(trained)}, and ES enters {entries_of(entered)}" in refused.what  # type: ignore[arg-type]
+    assert "train the root" in (refused.fix or "")
 
 
 def test_a_bundle_of_another_product_is_refused(original: Path) -> None:

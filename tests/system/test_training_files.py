@@ -207,10 +207,6 @@ def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(tmp_path
     result = attrs.evolve(run_of(file), settings=StrategySettings(side="short")).result()
     assert {trade.side for trade in result.trades} == {"short"}
     assert bundle.manifest.description.metrics["strategy"] == {"side": "short"}
-    config.write_text("mode: paper\naccount: nobody\nstrategy: {side: both, veto: false}\n")
-    with pytest.raises(OperatorError, match="entries of one side, and ES may enter both") as caught:
-        train_command(asked)
-    assert caught.value.exit_code == 2
 
 
 @pytest.mark.parametrize(
@@ -228,6 +224,22 @@ def test_what_cannot_be_trained_is_refused(changes: dict[str, Any], what: str, t
         train_command(request(tmp_path, tmp_path / "missing.dbn", **changes))
     assert caught.value.exit_code == 2
     assert caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("place", "is_directory"), [("work/ES.html", True), ("work/kept", False), ("bundles/ES", False), ("work", False)]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_read(
+    place: str, is_directory: bool, tmp_path: Path
+) -> None:
+    """The file of bars is missing too: that would be found while it is read."""
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    (tmp_path / place).mkdir() if is_directory else (tmp_path / place).touch()
+    with pytest.raises(OperatorError) as caught:
+        train_command(request(tmp_path, tmp_path / "missing.dbn", models_dir=tmp_path / "bundles"))
+    assert caught.value.exit_code == 2
+    assert caught.value.where.startswith(str(tmp_path / place))
+    assert "-dir" in (caught.value.fix or "")
 
 
 def test_a_gate_without_bars_and_what_keeps_every_entry_away_are_named(

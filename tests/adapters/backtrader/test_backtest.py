@@ -206,6 +206,54 @@ def test_an_order_that_the_record_does_not_know_waits_without_end_and_ends_nothi
     assert len(heard) == 4
 
 
+def test_a_fill_on_record_after_the_last_bar_is_held_when_the_next_file_goes_on(kit: SimpleNamespace) -> None:
+    noon = kit.chicago(kit.MONDAY, 12)
+    filled_ns = Nanos(noon + HOUR + 7)
+    outcome = RecordedOutcome(known_ns=filled_ns, price=float_to_price(936.25), ts=filled_ns)
+    slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 61)])
+    outcomes = {("ES", "entry", Nanos(noon + HOUR)): [outcome]}
+    market = market_of(kit, slices, ["ES"], HOLDING, outcomes=outcomes, until_ns=filled_ns)
+    backtest = RootBacktest(kit.traded_root("ES"), listener=lambda event: None, costs=FREE)
+    assert not backtest.run(market)
+    assert backtest.is_holding
+
+
+def test_the_clock_ends_with_the_record(kit: SimpleNamespace) -> None:
+    """A position of a session that another file goes on with is not closed in this one."""
+    noon = kit.chicago(kit.MONDAY, 12)
+    slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 91)])
+    backtest = RootBacktest(kit.traded_root("ES"), listener=lambda event: None, costs=FREE)
+    assert not backtest.run(market_of(kit, slices, ["ES"], HOLDING, until_ns=Nanos(noon + 95 * MINUTE)))
+    assert backtest.is_holding
+
+
+def test_a_limit_order_ends_when_the_record_says_and_not_by_its_time(kit: SimpleNamespace) -> None:
+    noon = kit.chicago(kit.MONDAY, 12)
+    slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 200)])
+    filled_ns = Nanos(noon + HOUR + 3 * MINUTE)
+    outcome = RecordedOutcome(known_ns=filled_ns, price=float_to_price(936.25), ts=filled_ns)
+    limited = attrs.evolve(HOLDING, entry_order="limit", cancel_after_s=60)
+    market = market_of(kit, slices, ["ES"], limited, outcomes={("ES", "entry", Nanos(noon + HOUR)): [outcome]})
+    backtest = RootBacktest(kit.traded_root("ES"), listener=lambda event: None, costs=FREE)
+    backtest.run(market)
+    assert (backtest.is_holding, backtest.unfilled) == (True, 0)
+
+
+def test_what_is_held_or_ordered_in_an_older_contract_has_no_bars_and_is_left_out(kit: SimpleNamespace) -> None:
+    noon = kit.chicago(kit.MONDAY, 12)
+    held = Position(
+        root="ES",
+        contract="ESH4",
+        quantity=1,
+        price=float_to_price(1_000.0),
+        opened_ns=kit.chicago(kit.MONDAY, 10),
+        entry_signal_id="before",
+    )
+    slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 100)])
+    _, heard = run(market_of(kit, slices, ["ES"], HOLDING, positions=(held,)), "ES")
+    assert [event.verdict for event in heard if isinstance(event, SignalEvaluated)][:1] == ["enter"]
+
+
 def test_what_the_strategy_remembers_goes_on_to_the_next_session(kit: SimpleNamespace) -> None:
     settings = attrs.evolve(HOLDING, exit_after_bars=1, cooldown_bars=24)
     heard: list[SignalEvaluated | VetoScored] = []

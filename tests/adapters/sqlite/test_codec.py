@@ -245,6 +245,7 @@ MODELS = build(
     threshold=st.none() | FLOAT,
     refusal=TEXT,
     detail=TEXT,
+    otherwise=many(TEXT),
 )
 PERCENTILES = build(
     CarriedPercentile,

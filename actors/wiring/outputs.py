@@ -1,0 +1,34 @@
+"""Where a command will write is looked at before its work begins: hours of it must not end in a refusal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from domain.errors import OperatorError
+
+
+def check_directory(directory: Path, option: str) -> None:
+    """Make `directory` where it is missing. Raises OperatorError (exit 2) when nothing can be written in it."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        check = directory / ".writable"
+        check.touch()
+        check.unlink()
+    except OSError as error:
+        raise unwritable(directory, error, f"give {option} a writable directory") from error
+
+
+def check_file(path: Path, option: str) -> None:
+    """What is in the file stays there. Raises OperatorError (exit 2) when `path` cannot be written."""
+    is_new = not path.exists()
+    try:
+        path.open("ab").close()
+        if is_new:
+            path.unlink()
+    except OSError as error:
+        raise unwritable(path, error, f"name another file with {option}") from error
+
+
+def unwritable(path: Path, error: OSError, fix: str) -> OperatorError:
+    """The refusal of a place that cannot be written."""
+    return OperatorError(f"cannot be written: {error.strerror or error}", where=str(path), fix=fix, exit_code=2)
