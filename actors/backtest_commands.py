@@ -35,7 +35,7 @@ import click
 def backtest(data: tuple[Path, ...], more: tuple[Path, ...], **options: Any) -> None:
     """Trade recorded bars with the live strategy, features and models, in a plain Cerebro.
 
-    FILE is DBN (ohlcv-1m or trades, of several days and roots) or a session's journal.
+    FILE is DBN (ohlcv-1m or trades, of several days and roots), a session's journal, or a directory of either.
     """
     from actors.wiring.backtest import BacktestRequest, backtest_command
 

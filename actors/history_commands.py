@@ -78,10 +78,11 @@ def _usd(_: click.Context, __: click.Parameter, text: str | None) -> Decimal | N
 @click.option("--days", type=click.IntRange(1, 3650), help="Instead of --since: this many days back.")
 @click.option("--yes", is_flag=True, help="Do not ask; needs --max-cost.")
 @click.option("--max-cost", callback=_usd, metavar="USD", help="Fetch nothing when it would cost more.")
+@click.option("--minutes", is_flag=True, help="Minutes instead, for `train` and `backtest`; sessions use hours.")
 @click.option("--gateway", metavar="URL", help="For trials: a server on this machine instead of Databento's.")
 @_at
 def fetch(*, since: Any, days: int | None, places: MarketPlaces, **options: Any) -> None:
-    """Fetch hour bars that the store lacks from Databento, after showing what they cost."""
+    """Fetch bars that the store lacks from Databento, after showing what they cost."""
     from actors.wiring.history_fetch import FetchRequest, fetch_command
 
     if since is not None and days is not None:

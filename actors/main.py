@@ -162,11 +162,13 @@ def simulate(seed: int, count: int, faults: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("roots", nargs=-1, metavar="[ROOT]...")
-@click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="FILE...", help="Minute bars (DBN).")
+@click.option("--data", type=click.Path(path_type=Path), multiple=True, metavar="FILE...", help="DBN or journals.")
 @click.option("--demo", is_flag=True, help="On the simulated market, for the roots of the demo.")
 @click.option("--config", type=click.Path(path_type=Path), help="Default: as for live, else the shipped settings.")
 @click.option("--features", default="", metavar="NAME,NAME...", help="Default: the demo's, as far as the files go.")
-@click.option("--grid", type=click.Choice(["one", "small", "wide"]), default="small", show_default=True)
+@click.option("--grid", type=click.Choice(["one", "small", "wide"]), help="Forests to try. Default: small.")
+@click.option("--search", type=click.Choice(["grid", "optuna"]), default="grid", show_default=True)
+@click.option("--trials", type=click.IntRange(1), help="Forests that --search optuna tries. Default: 40.")
 @click.option("--min-trades", type=click.IntRange(1), default=30, show_default=True, help="That a threshold leaves.")
 @click.option("--leak-checks", type=click.IntRange(1), default=3, show_default=True, help="Runs on cut data, per root.")
 @click.option("--force", is_flag=True, help="Write bundles that are not better than no veto too.")
@@ -185,6 +187,7 @@ def simulate(seed: int, count: int, faults: str, as_json: bool) -> None:
     help="For the cards and what is finished.",
 )
 @click.option("--jobs", type=click.IntRange(1), help="Processes. Default: one per core.")
+@click.option("--dask", metavar="ADDRESS", help="The workers of this Dask scheduler instead of processes here.")
 def train(*, features: str, **options: Any) -> None:
     """Train the veto of each ROOT and report it on sessions that it has not seen.
 

@@ -79,6 +79,8 @@ class MarketPlaces:
     models_dir: Path
     history_dir: Path
     required_reference_feeds: tuple[str, ...]
+    are_feeds_stated: bool
+    """The file or the environment names them; else they are the default."""
 
 
 def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]) -> MarketPlaces:
@@ -89,6 +91,7 @@ def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
     document = read_merged(path, overlays)
     mode = mode_of(document)
     contract_map = load_map(document, path_at(document, "contract_map", CONTRACT_MAP_FILE), environ)
+    feeds, stated = required_feeds(document, contract_map.roots, environ)
     return MarketPlaces(
         roots=chosen_roots(document, contract_map),
         strategy=strategy_of(document, mode, contract_map),
@@ -96,7 +99,8 @@ def find_market(path: Path, overlays: Sequence[Path], environ: Mapping[str, str]
         journal_dir=path_at(document, "journal_dir", default_journal_dir(path, mode)),
         models_dir=path_at(document, "models_dir", MODELS_DIR),
         history_dir=path_at(document, "history_dir", default_history_dir(path)),
-        required_reference_feeds=required_feeds(document, contract_map.roots, environ)[0],
+        required_reference_feeds=feeds,
+        are_feeds_stated=bool(stated),
     )
 
 
@@ -104,6 +108,7 @@ def shipped_market(environ: Mapping[str, str]) -> MarketPlaces:
     """What comes with the program, where there is no configuration: its contract map, settings and bundles."""
     roots = load_contract_map(CONTRACT_MAP_FILE, environ=environ).roots
     here = Path.cwd() / "live.yml"
+    feeds, stated = required_feeds(None, roots, environ)
     return MarketPlaces(
         roots=roots,
         strategy=StrategySettings(),
@@ -111,7 +116,8 @@ def shipped_market(environ: Mapping[str, str]) -> MarketPlaces:
         journal_dir=default_journal_dir(here, "paper"),
         models_dir=MODELS_DIR,
         history_dir=default_history_dir(here),
-        required_reference_feeds=required_feeds(None, roots, environ)[0],
+        required_reference_feeds=feeds,
+        are_feeds_stated=bool(stated),
     )
 
 

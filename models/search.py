@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -61,12 +61,15 @@ class Choice:
 
 def fitted(table: Candidates, fold: Fold, params: Mapping[str, Any], seed: int) -> RandomForestClassifier:
     """A forest that has learned from the fold's rows; one thread, so that the same seed gives the same bits."""
+    from joblib import parallel_config
     from sklearn.ensemble import RandomForestClassifier
 
     if (fold.learned & fold.tested).any():
         raise OurError("a row is learned from and tested on")
     estimator = RandomForestClassifier(**params, random_state=seed, n_jobs=1)
-    return estimator.fit(table.values[fold.learned], table.wins[fold.learned])
+    # Its trees are joblib's work too: they stay here, wherever the forests go.
+    with parallel_config(backend="sequential"):
+        return estimator.fit(table.values[fold.learned], table.wins[fold.learned])
 
 
 def trial(table: Candidates, folds: tuple[Fold, ...], params: Mapping[str, Any], seed: int) -> Floats:
@@ -82,8 +85,7 @@ def choose(table: Candidates, plan: TrainingPlan, trials: list[Floats]) -> Choic
 
     Raises OperatorError (exit 2) when there are fewer trades than `plan.min_trades` to choose on.
     """
-    days = np.concatenate([fold.days for fold in splits_of(table, plan).folds])
-    of_trials = [_levels(table, unseen, days, plan) for unseen in trials]
+    of_trials = [_levels(table, unseen, plan) for unseen in trials]
     best = [max(levels, key=lambda level: level.net_pnl) for levels in of_trials]
     place = max(range(len(best)), key=lambda number: best[number].net_pnl)
     return Choice(
@@ -96,11 +98,20 @@ def choose(table: Candidates, plan: TrainingPlan, trials: list[Floats]) -> Choic
     )
 
 
-def _levels(table: Candidates, unseen: Floats, days: npt.NDArray[np.int64], plan: TrainingPlan) -> tuple[Level, ...]:
+def worth(table: Candidates, plan: TrainingPlan, unseen: Floats) -> float:
+    """A trial's net P&L on the validation at its best threshold: what trials are compared by.
+
+    Raises OperatorError as `choose` does.
+    """
+    return max(level.net_pnl for level in _levels(table, unseen, plan))
+
+
+def _levels(table: Candidates, unseen: Floats, plan: TrainingPlan) -> tuple[Level, ...]:
     """The twentieths of the validation's trades that keep enough of them; the first lets everything pass.
 
     A threshold lies between two probabilities, where no trade stands on it.
     """
+    days = np.concatenate([fold.days for fold in splits_of(table, plan).folds])
     tested = ~np.isnan(unseen)
     probabilities, pnl, sessions = unseen[tested], table.pnl[tested], table.sessions[tested]
     if len(pnl) < plan.min_trades:
@@ -136,21 +147,23 @@ def run_trials(
     tables: Mapping[str, Candidates],
     plan: TrainingPlan,
     *,
+    grids: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     kept: KeptWork | None = None,
     jobs: int = 1,
     done: Callable[[str], None] = lambda root: None,
 ) -> dict[str, list[Floats]]:
-    """All trials of all roots, each root's in the grid's order; `done(root)` is called after each.
+    """All trials of all roots, each root's in its grid's order; `done(root)` is called after each.
 
-    What `kept` holds is not run again. Raises OperatorError like `splits_of`.
+    `grids`: instead of the plan's, by root. What `kept` holds is not run again. Raises OperatorError like `splits_of`.
     """
     from joblib import Parallel, delayed
 
+    grids = grids or dict.fromkeys(tables, plan.grid)
     folds = {root: splits_of(table, plan).folds for root, table in tables.items()}
     results: dict[tuple[str, int], Floats] = {}
     due = []
     for root, table in tables.items():
-        for number, params in enumerate(plan.grid):
+        for number, params in enumerate(grids[root]):
             found = kept.get(trial_key(table, plan, params)) if kept is not None else None
             if found is None:
                 due.append((root, number))
@@ -158,20 +171,21 @@ def run_trials(
                 results[root, number] = found["unseen"]
                 done(root)
     work = Parallel(n_jobs=jobs, return_as="generator_unordered")(
-        delayed(_numbered)(root, number, tables[root], folds[root], plan) for root, number in due
+        delayed(_placed)((root, number), tables[root], folds[root], grids[root][number], plan.seed)
+        for root, number in due
     )
-    for root, number, unseen in work:
+    for (root, number), unseen in work:
         if kept is not None:
-            kept.put(trial_key(tables[root], plan, plan.grid[number]), {"unseen": unseen})
+            kept.put(trial_key(tables[root], plan, grids[root][number]), {"unseen": unseen})
         results[root, number] = unseen
         done(root)
-    return {root: [results[root, number] for number in range(len(plan.grid))] for root in tables}
+    return {root: [results[root, number] for number in range(len(grids[root]))] for root in tables}
 
 
-def _numbered(
-    root: str, number: int, table: Candidates, folds: tuple[Fold, ...], plan: TrainingPlan
-) -> tuple[str, int, Floats]:
-    return root, number, trial(table, folds, plan.grid[number], plan.seed)
+def _placed(
+    place: tuple[str, int], table: Candidates, folds: tuple[Fold, ...], params: Mapping[str, Any], seed: int
+) -> tuple[tuple[str, int], Floats]:
+    return place, trial(table, folds, params, seed)
 
 
 def trial_key(table: Candidates, plan: TrainingPlan, params: Mapping[str, Any]) -> str:

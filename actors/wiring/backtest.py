@@ -18,6 +18,7 @@ from actors.backtest import Listener, RootRunner, market_sessions, run_sessions
 from actors.backtest_report import backtest_page, backtest_report, backtest_words
 from actors.veto_models import LoadedModels, load_models, record_of
 from actors.wiring.backtest_journals import market_of_journals
+from actors.wiring.bar_sources import data_files, file_minutes, with_segments
 from actors.wiring.outputs import check_file, unwritable
 from adapters.backtrader.backtest import RootBacktest
 from adapters.calendar import CmeCalendar
@@ -29,7 +30,6 @@ from adapters.config import (
     find_market,
     shipped_market,
 )
-from adapters.databento.hour_files import read_bars
 from adapters.products import PRODUCTS, products_of, roots_on
 from domain.backtest import START, BacktestCosts, BacktestResult, ContractMinutes, MarketSession
 from domain.errors import OperatorError
@@ -37,7 +37,6 @@ from domain.history import ContractAt, Rows
 from domain.ibs import StrategySettings
 from domain.instruments import TradedRoot
 from domain.ports import Calendar
-from domain.units import MINUTE
 from domain.veto import ModelRecord, VetoModel
 
 
@@ -59,6 +58,7 @@ class BacktestRequest:
 
 def backtest_command(request: BacktestRequest) -> None:
     """Run `backtest` and print what came of it. Raises OperatorError (exit 2) for what cannot be run."""
+    request = attrs.evolve(request, data=data_files(request.data))
     journals = [path for path in request.data if path.suffix == ".db"]
     others = [path for path in request.data if path not in journals]
     if journals and others:
@@ -101,7 +101,7 @@ def _of_files(request: BacktestRequest) -> BacktestResult:
         calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
         models=loaded.bundles,
         refused=loaded.records,
-        required_reference_feeds=_required(places, data.roots),
+        required_reference_feeds=required_in(places, data.roots),
         traded=sorted(wanted),
         costs=BacktestCosts(slippage_ticks=request.slippage),
     )
@@ -129,11 +129,23 @@ def places_of(config: Path | None, overlay: tuple[Path, ...] = ()) -> MarketPlac
     return find_market(find_config(config, os.environ, Path.cwd()), overlay, os.environ)
 
 
-def _required(places: MarketPlaces, roots: Sequence[TradedRoot]) -> tuple[str, ...]:
-    """The feeds that entries wait for, as far as the files have bars of them."""
+def required_in(places: MarketPlaces, roots: Sequence[TradedRoot]) -> tuple[str, ...]:
+    """The feeds that entries wait for. A default one is not waited for where `roots`, which the data hold, lack it.
+
+    Raises OperatorError (exit 2) where one that was asked for has no bar: as live, nothing would ever be entered.
+    """
     held = {f"{root.root}_day" for root in roots}
-    if absent := [name for name in places.required_reference_feeds if name not in held]:
-        click.echo(f"entries do not wait for {', '.join(absent)}, of which the files hold no bar", err=True)
+    absent = [name for name in places.required_reference_feeds if name not in held]
+    if absent and places.are_feeds_stated:
+        lacking = ", ".join(name.removesuffix("_day") for name in absent)
+        raise OperatorError(
+            f"entries wait for {', '.join(absent)}, and the data hold no bar of {lacking}: nothing would be entered",
+            where="required_reference_feeds",
+            fix=f"give data of {lacking} too, or state the feeds that they hold (none at all is [])",
+            exit_code=2,
+        )
+    if absent:
+        click.echo(f"entries do not wait for {', '.join(absent)}, of which the data hold no bar", err=True)
     return tuple(name for name in places.required_reference_feeds if name in held)
 
 
@@ -162,6 +174,8 @@ class MinuteData:
     """Of the roots that were asked for those with bars, each with the product that was found."""
     foreign: int
     """Records of anything else: spreads, other products, ids without a name on their date."""
+    is_simulated: bool = False
+    """Some are of the demo's market."""
 
 
 def run_backtest(
@@ -227,19 +241,19 @@ def runners_of(roots: Sequence[TradedRoot], costs: BacktestCosts, listener: List
 
 
 def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteData:
-    """The minutes of `roots` in DBN files of ohlcv-1m or trades, merged.
+    """The minutes of `roots` in DBN files of ohlcv-1m or trades and in journals, or directories of these, merged.
 
     A root whose product is not in the files takes another known product of it (ES where the map says MES), with
-    that product's own specification. Raises OperatorError (exit 2) for a file that cannot be read, and without a
-    single bar of any of the roots.
+    that product's own specification. Of a minute that several files hold, the first one's counts. Raises
+    OperatorError (exit 2) for a file that cannot be read, and without a single bar of any of the roots.
     """
     products = {root.data_product for root in roots} | {code for root in roots for code in products_of(root.root)}
     parts: dict[ContractAt, list[Rows]] = {}
-    foreign = 0
-    for path in paths:
-        found = read_bars(path, sorted(products), MINUTE)
-        foreign += found.foreign
-        for at, rows in found.hours.items():
+    foreign, is_simulated = 0, False
+    for path in with_segments(data_files(paths)):
+        found = file_minutes(path, sorted(products))
+        foreign, is_simulated = foreign + found.foreign, is_simulated or found.is_simulated
+        for at, rows in found.rows.items():
             if len(rows):
                 parts.setdefault(at, []).append(rows)
     held = {at.name.product for at in parts}
@@ -259,7 +273,7 @@ def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteDa
         for at in sorted(parts, key=lambda at: (at.name.product, at.name.expiry.year, at.name.expiry.month))
         if at.name.product in by_product
     )
-    return MinuteData(minutes=minutes, roots=chosen, foreign=foreign)
+    return MinuteData(minutes=minutes, roots=chosen, foreign=foreign, is_simulated=is_simulated)
 
 
 def exchanged(roots: Sequence[TradedRoot], data: MinuteData) -> list[tuple[str, str, str]]:

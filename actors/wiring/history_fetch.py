@@ -17,13 +17,13 @@ from adapters.calendar import CmeCalendar
 from adapters.clock import SystemClock
 from adapters.config import CALENDAR_OVERRIDES_FILE, MarketPlaces
 from adapters.databento.historical import HistoricalData, contracts_in, months_of
-from adapters.databento.history_store import HistoryStore, lacking_spans
+from adapters.databento.history_store import MINUTES, HistoryStore, lacking_spans
 from adapters.secret import KEY_VARIABLE, redact, secret_from
 from domain.errors import OperatorError
 from domain.history import MAX_DAYS, Span
 from domain.instruments import TradedRoot
 from domain.sessions import iso_utc, to_nanos
-from domain.units import DAY, HOUR, SECOND, Nanos, floor_to
+from domain.units import DAY, HOUR, MINUTE, SECOND, Nanos, floor_to
 
 
 @attrs.frozen(kw_only=True)
@@ -35,12 +35,13 @@ class FetchRequest:
     days: int | None
     yes: bool
     max_cost: Decimal | None
+    minutes: bool
     gateway: str | None
 
 
 @attrs.frozen(kw_only=True)
 class _Chunk:
-    """One product's hours of one month, or of what is lacking in it."""
+    """One product's bars of one month, or of what is lacking in it."""
 
     root: TradedRoot
     span: Span
@@ -57,9 +58,13 @@ def fetch_command(places: MarketPlaces, request: FetchRequest) -> int:
     roots = _chosen(places.roots, request.root)
     now = SystemClock().now_ns()
     since = _since(request, places, now)
-    store = HistoryStore(places.history_dir)
+    length = MINUTE if request.minutes else HOUR
+    store = HistoryStore(places.history_dir / MINUTES if request.minutes else places.history_dir, length)
     vendor = HistoricalData(
-        key.reveal(), gateway=request.gateway, on_wait=lambda why: click.echo(f"\n{redact(why)}", err=True)
+        key.reveal(),
+        length=length,
+        gateway=request.gateway,
+        on_wait=lambda why: click.echo(f"\n{redact(why)}", err=True),
     )
     with store.locked():
         chunks = _plan(vendor, store, roots, since, now)
@@ -73,7 +78,7 @@ def fetch_command(places: MarketPlaces, request: FetchRequest) -> int:
                 _fetch(vendor, store, chunk)
         for root in roots:
             store.join(root.dataset, root.data_product)
-    click.echo(f"fetched {len(chunks)} files into {places.history_dir}")
+    click.echo(f"fetched {len(chunks)} files into {store.directory}")
     return 0
 
 

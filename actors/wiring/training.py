@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -12,6 +13,7 @@ import click
 
 from actors.wiring.backtest import places_of
 from actors.wiring.outputs import check_directory, check_file
+from actors.wiring.workers import workers
 from adapters.config import CONTRACT_MAP_FILE, MODELS_DIR, MarketPlaces
 from adapters.contract_map import load_contract_map
 from domain.errors import OperatorError
@@ -21,7 +23,8 @@ from models.candidates import LABEL, Material
 from models.card import card
 from models.kept import KeptWork
 from models.manifest import BundleDescription
-from models.search import run_trials
+from models.search import Floats, run_trials
+from models.study import OptunaProposer, search
 from models.training import Trained, train
 from models.validation import GRIDS, TrainingPlan
 
@@ -29,6 +32,8 @@ REFUSED = 1
 """Exit code: at least one root's model was not written."""
 KEPT = "kept"
 """Where finished work goes, inside the work directory."""
+TRIALS = 40
+"""Forests that a search without a grid tries, unless it is told how many."""
 
 
 @attrs.frozen(kw_only=True)
@@ -40,7 +45,10 @@ class TrainRequest:
     demo: bool
     config: Path | None
     features: tuple[str, ...]
-    grid: str
+    grid: str | None
+    """None: `small`."""
+    search: str
+    trials: int | None
     min_trades: int
     leak_checks: int
     force: bool
@@ -49,6 +57,8 @@ class TrainRequest:
     models_dir: Path | None
     work_dir: Path
     jobs: int | None
+    dask: str | None = None
+    """A scheduler's address."""
 
 
 def train_command(request: TrainRequest) -> int:
@@ -63,16 +73,18 @@ def train_command(request: TrainRequest) -> int:
     _check_places(request, models_dir, _roots(request, places))
     jobs = request.jobs or os.cpu_count() or 1
     kept = KeptWork(request.work_dir / KEPT)
-    if places is None:
-        from actors.wiring.training_demo import PLAN, demo_material
+    with workers(request.dask):
+        if places is None:
+            from actors.wiring.training_demo import PLAN, demo_material
 
-        plan = attrs.evolve(PLAN, seed=request.seed)
-        material = demo_material(seed=request.seed, sessions=request.sessions, jobs=jobs)
-        click.echo("hold-out, simulated market: it shows that the path works, not that anything is earned\n")
-    else:
-        plan = TrainingPlan(seed=request.seed, grid=GRIDS[request.grid], min_trades=request.min_trades)
-        material = _recorded(request, places, kept, jobs)
-    trained = _trained(material, plan, kept, jobs)
+            plan = attrs.evolve(PLAN, seed=request.seed)
+            material = demo_material(seed=request.seed, sessions=request.sessions, jobs=jobs)
+            click.echo("hold-out, simulated market: it shows that the path works, not that anything is earned\n")
+        else:
+            grid = GRIDS[request.grid or "small"]
+            plan = TrainingPlan(seed=request.seed, grid=grid, min_trades=request.min_trades)
+            material = _recorded(request, places, kept, jobs)
+        trained = _trained(material, plan, kept, jobs, request)
     # Only when every root is trained: a set of bundles of two trainings would be nobody's.
     return _write(material, trained, seed=plan.seed, request=request, models_dir=models_dir)
 
@@ -96,14 +108,28 @@ def _checked(request: TrainRequest) -> TrainRequest:
             fix="leave out --features and --config, or --demo",
             exit_code=2,
         )
+    _check_search(checked)
     if not checked.demo and not checked.data:
         raise OperatorError(
             "nothing to learn from",
             where="train",
-            fix="give --data FILE… (minute bars or trades as DBN), or --demo for the simulated market",
+            fix="give --data FILE… (minute bars or trades as DBN, journals, or a directory of them), or --demo",
             exit_code=2,
         )
     return checked
+
+
+def _check_search(request: TrainRequest) -> None:
+    """What cannot be searched is said before minutes of work, not after."""
+    if request.search == "grid":
+        if request.trials is not None:
+            fix = "add --search optuna, or leave it out"
+            raise OperatorError("a grid says how many forests it has", where="--trials", fix=fix, exit_code=2)
+        return
+    if request.demo or request.grid is not None:
+        what = "--demo has one forest" if request.demo else "--grid says which forests are tried"
+        raise OperatorError(what, where="--search optuna", fix="leave one of the two out", exit_code=2)
+    OptunaProposer(request.seed)
 
 
 def _roots(request: TrainRequest, places: MarketPlaces | None) -> tuple[str, ...]:
@@ -143,7 +169,7 @@ def _recorded(request: TrainRequest, places: MarketPlaces, kept: KeptWork, jobs:
         leak_checks=request.leak_checks,
         jobs=jobs,
     )
-    return file_material(wanted, places.roots, places.strategy, kept)
+    return file_material(wanted, places, kept)
 
 
 def _command(root: str, request: TrainRequest) -> str:
@@ -154,15 +180,36 @@ def _command(root: str, request: TrainRequest) -> str:
     words += [root, *(f"--data {path.name}" for path in request.data)]
     words += [f"--config {request.config.name}"] if request.config is not None else []
     words += [f"--features {','.join(request.features)}"] if request.features else []
-    words.append(f"--grid {request.grid} --min-trades {request.min_trades} --seed {request.seed}")
+    words.append(f"--grid {request.grid or 'small'}" if request.search == "grid" else _searched(request))
+    words.append(f"--min-trades {request.min_trades} --seed {request.seed}")
     return " ".join(words)
 
 
-def _trained(material: Mapping[str, Material], plan: TrainingPlan, kept: KeptWork, jobs: int) -> dict[str, Trained]:
+def _searched(request: TrainRequest) -> str:
+    return f"--search {request.search} --trials {request.trials or TRIALS}"
+
+
+def _trained(
+    material: Mapping[str, Material], plan: TrainingPlan, kept: KeptWork, jobs: int, request: TrainRequest
+) -> dict[str, Trained]:
     tables = {root: one.table for root, one in material.items()}
-    with click.progressbar(length=len(tables) * len(plan.grid), label="forests", file=sys.stderr) as bar:
-        trials = run_trials(tables, plan, kept=kept, jobs=jobs, done=lambda root: bar.update(1))
-    return {root: train(table, plan, trials[root]) for root, table in tables.items()}
+    of_each = len(plan.grid) if request.search == "grid" else request.trials or TRIALS
+    searched: Mapping[str, tuple[TrainingPlan, list[Floats]]]
+    with click.progressbar(length=len(tables) * of_each, label="forests", file=sys.stderr) as bar:
+        if request.search == "grid":
+            found = run_trials(tables, plan, kept=kept, jobs=jobs, done=lambda root: bar.update(1))
+            searched = {root: (plan, trials) for root, trials in found.items()}
+        else:
+            searched = search(
+                tables,
+                plan,
+                partial(OptunaProposer, plan.seed),
+                trials=of_each,
+                kept=kept,
+                jobs=jobs,
+                done=lambda root: bar.update(1),
+            )
+    return {root: train(table, *searched[root]) for root, table in tables.items()}
 
 
 def _write(

@@ -9,7 +9,7 @@ from base64 import b64decode
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import click
@@ -17,9 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.wiring import code_digest, library_versions
-from actors.wiring.backtest import MinuteData, exchanged, read_minutes, run_backtest
+from actors.wiring.backtest import MinuteData, exchanged, read_minutes, required_in, run_backtest
+from actors.wiring.workers import TRAINING_CODE
 from adapters.calendar import CmeCalendar
-from adapters.config import CALENDAR_OVERRIDES_FILE
+from adapters.config import CALENDAR_OVERRIDES_FILE, MarketPlaces
 from domain.backtest import END, BacktestResult, ContractMinutes
 from domain.errors import OperatorError
 from domain.events import SignalEvaluated, VetoScored
@@ -34,8 +35,6 @@ from models.kept import Arrays, KeptWork, key_of
 from models.lookahead import refuse_lookahead, spread
 
 Asked = dict[int, tuple[float, ...]]
-_CODE = ("actors", "adapters", "domain", "models", "Data/calendar_overrides.yml")
-"""Whatever of it has changed, a backtest is run again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -61,20 +60,33 @@ class TrainingRun:
     features: tuple[str, ...]
     minutes: tuple[ContractMinutes, ...]
     roots: tuple[TradedRoot, ...]
-    """Of the minutes: the root and those that its features read."""
+    """Of the minutes: the root, those that its features and gates read, and the required reference feeds'."""
     settings: StrategySettings
+    feeds: tuple[str, ...] = ()
+    """Entries wait for these, as live."""
+    market: Literal["recorded", "simulated"] = "recorded"
 
     @classmethod
-    def of(cls, root: TradedRoot, features: Sequence[str], data: MinuteData, settings: StrategySettings) -> TrainingRun:
+    def of(
+        cls,
+        root: TradedRoot,
+        features: Sequence[str],
+        data: MinuteData,
+        settings: StrategySettings,
+        feeds: Sequence[str] = (),
+    ) -> TrainingRun:
         """The run on `data`, with the veto asked whatever `settings` say."""
         own = settings.of(root.root)
         read = _read_by(features, root) | {one.root or root.root for one in gate_inputs(own, pair=root.pair)}
+        read |= {name.removesuffix("_day") for name in feeds}
         return cls(
             root=root,
             features=tuple(features),
             minutes=tuple(one for one in data.minutes if one.root in read),
             roots=tuple(one for one in data.roots if one.root in read),
             settings=attrs.evolve(own, veto=True, roots=()),
+            feeds=tuple(feeds),
+            market="simulated" if data.is_simulated else "recorded",
         )
 
     def result(self) -> BacktestResult:
@@ -85,6 +97,7 @@ class TrainingRun:
             settings=self.settings,
             calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
             models={root: PassEverything(root=root, features=self.features, side=self.settings.side)},
+            required_reference_feeds=self.feeds,
             traded=[root],
         )
 
@@ -128,20 +141,21 @@ class TrainingRun:
             rows=rows.hexdigest(),
             roots=repr(self.roots),
             settings=repr(self.settings),
-            code=code_digest(_CODE),
+            feeds=self.feeds,
+            code=code_digest(TRAINING_CODE),
             libraries=library_versions(),
         )
 
 
-def file_material(
-    request: FileRequest, roots: Sequence[TradedRoot], settings: StrategySettings, kept: KeptWork
-) -> dict[str, Material]:
+def file_material(request: FileRequest, places: MarketPlaces, kept: KeptWork) -> dict[str, Material]:
     """By root: its candidates, which do not change when the future is cut off.
 
     Raises OperatorError: exit 2 for files, roots or features that will not do and where no entry had all its
     inputs, exit 1 where a feature knows the future (`models.lookahead`).
     """
+    roots, settings = places.roots, places.strategy
     data = read_minutes(request.data, roots)
+    feeds = required_in(places, data.roots)
     by_root = {root.root: root for root in data.roots}
     traded = request.traded or tuple(root.root for root in data.roots if not root.is_reference)
     if lacking := [root for root in traded if root not in by_root]:
@@ -155,7 +169,7 @@ def file_material(
             what = f"{name}: the files hold {found_product}, the contract map reads {mapped}"
             click.echo(f"{what}: a start takes the bundle where the map reads {found_product}", err=True)
     features = {root: _features(request, by_root[root], by_root, settings.of(root).side) for root in traded}
-    runs = {root: TrainingRun.of(by_root[root], features[root], data, settings) for root in traded}
+    runs = {root: TrainingRun.of(by_root[root], features[root], data, settings, feeds) for root in traded}
     keys = {root: run.key() for root, run in runs.items()}
     found = _found(runs, keys, kept, request.jobs)
     _refuse_lookahead(runs, keys, found, kept, request)
@@ -305,7 +319,7 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
     return Material(
         table=table,
         signal_product=run.root.data_product,
-        market="recorded",
+        market=run.market,
         side=run.settings.side,
         populations={
             name.removeprefix("population "): values
@@ -318,5 +332,6 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
             field.name: str(value)
             for field in attrs.fields(StrategySettings)
             if (value := getattr(run.settings, field.name)) != field.default
-        },
+        }
+        | ({"required_reference_feeds": ", ".join(run.feeds)} if run.feeds else {}),
     )

@@ -1,4 +1,4 @@
-"""The vendor's Historical API: which contracts there were, what their hours cost, and the hours themselves.
+"""The vendor's Historical API: which contracts there were, what their bars cost, and the bars themselves.
 
 The vendor's own client speaks; it neither retries nor tells a cut stream from a whole one, so that is done
 here. Fetched are raw contracts, never continuous symbols: `MES.v.0` changes its meaning at 00:00 UTC, inside
@@ -27,13 +27,12 @@ from databento_dbn import DBNError
 from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException
 
-from adapters.databento.hour_files import contract_of, read_hours
+from adapters.databento.hour_files import contract_of, read_bars
 from domain.errors import OperatorError
 from domain.history import Span
 from domain.sessions import to_nanos
-from domain.units import SECOND, Nanos
+from domain.units import HOUR, MINUTE, SECOND, Nanos
 
-SCHEMA = "ohlcv-1h"
 RANKS = (0, 1)
 LOOK_AHEAD = dt.timedelta(days=7)
 """A contract that comes to the front this soon after a month has to be there before, for the difference."""
@@ -71,11 +70,13 @@ class HistoricalData:
         self,
         key: str,
         *,
+        length: Nanos = HOUR,
         gateway: str | None = None,
         patience: Patience | None = None,
         on_wait: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """`gateway`: another server than the vendor's, on this machine; `on_wait` is told why a request is repeated.
+        """`length`: of the bars, an hour or a minute. `gateway`: another server than the vendor's, on this machine;
+        `on_wait` is told why a request is repeated.
 
         Raises OperatorError for a gateway that a key must not be sent to.
         """
@@ -88,6 +89,8 @@ class HistoricalData:
         self._metadata = MetadataHttpAPI(key, address)
         self._symbology = SymbologyHttpAPI(key, address)
         self._timeseries = TimeseriesHttpAPI(key, address)
+        self._length: Nanos = length
+        self._schema = "ohlcv-1m" if length == MINUTE else "ohlcv-1h"
         self._address = address
         self._patience = patience or Patience()
         self._on_wait = on_wait
@@ -96,7 +99,7 @@ class HistoricalData:
         """The exclusive end of what there is. Raises OperatorError like every other request."""
         found: Mapping[str, Any] = self._ask(lambda: self._metadata.get_dataset_range(dataset))
         schemas = found.get("schema")
-        span = schemas.get(SCHEMA, found) if isinstance(schemas, Mapping) else found
+        span = schemas.get(self._schema, found) if isinstance(schemas, Mapping) else found
         try:
             # The vendor writes nine decimals, of which a datetime reads six.
             return to_nanos(dt.datetime.fromisoformat(str(span["end"])[:19]).replace(tzinfo=dt.UTC))
@@ -124,28 +127,28 @@ class HistoricalData:
         return listings
 
     def cost(self, dataset: str, symbols: Sequence[str], span: Span) -> Decimal:
-        """US dollars for the hours of `symbols` in `span`."""
+        """US dollars for the bars of `symbols` in `span`."""
         answer = self._ask(
-            lambda: self._metadata.get_cost(dataset, span.start, span.end, symbols=list(symbols), schema=SCHEMA)
+            lambda: self._metadata.get_cost(dataset, span.start, span.end, symbols=list(symbols), schema=self._schema)
         )
         if not isinstance(answer, int | float):
             raise self._nonsense("metadata.get_cost", answer)
         return Decimal(str(answer))
 
     def download(self, dataset: str, symbols: Sequence[str], span: Span, part: Path, products: Collection[str]) -> Span:
-        """Write the hours of `symbols` to `part`, whole and readable; the span that they answer for."""
+        """Write the bars of `symbols` to `part`, whole and readable; the span that they answer for."""
 
         def attempt() -> Span:
             part.unlink(missing_ok=True)
             try:
                 self._timeseries.get_range(
-                    dataset, span.start, span.end, symbols=list(symbols), schema=SCHEMA, path=part
+                    dataset, span.start, span.end, symbols=list(symbols), schema=self._schema, path=part
                 )
             except (DBNError, ValueError) as error:
                 # The client opens what has come as if it were whole.
                 raise BentoError(str(error)) from error
-            found = read_hours(part, products)
-            if found.schema != SCHEMA or found.dataset != dataset:
+            found = read_bars(part, products, self._length)
+            if found.schema != self._schema or found.dataset != dataset:
                 raise self._nonsense("timeseries.get_range", f"{found.dataset} {found.schema}")
             return Span(
                 start=max(span.start, found.covered.start), end=max(span.start, min(span.end, found.covered.end))

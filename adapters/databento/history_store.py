@@ -1,9 +1,10 @@
-"""The local store of history: hour bars in DBN files, one per product and span, that any DBN tool opens.
+"""The local store of history: bars in DBN files, one per product and span, that any DBN tool opens.
 
     history/GLBX.MDP3/MES/databento-20240401T00-20240501T00.dbn.zst
 
 The name says which whole hours (UTC) the file was asked for and where it came from; an hour without a
 record had no trade. Files are put in place whole, and never changed: what overlaps is settled in reading.
+Hours warm sessions up; minutes, for training and backtests, are a store of their own (`MINUTES`) beside them.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ from typing import Literal, get_args
 import attrs
 import numpy as np
 
-from adapters.databento.hour_files import hours_file, read_hours
+from adapters.databento.hour_files import bars_file, read_bars
 from domain.errors import OperatorError
 from domain.history import ContractAt, ContractHours, Rows, Span, StoredHours
 from domain.sessions import to_nanos
-from domain.units import SECOND, Nanos
+from domain.units import HOUR, SECOND, Nanos
 
+MINUTES = "minutes"
+"""The directory, in that of the hours, of a store of minutes."""
 Source = Literal["databento", "dbn"]
 """Fetched from the vendor, or imported. Where both hold an hour, the first counts."""
 
@@ -46,8 +49,10 @@ class StoredFile:
 class HistoryStore:
     """A directory of history. Reading needs no lock: files only appear whole."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, length: Nanos = HOUR) -> None:
+        """`length`: of the bars, an hour or a minute; spans are of whole hours all the same."""
         self.directory = directory
+        self._length = length
 
     def files(self, dataset: str, product: str) -> list[StoredFile]:
         """The product's files, the vendor's own first, then by span.
@@ -78,7 +83,7 @@ class HistoryStore:
         """One product's files that reach beyond `since`. Raises OperatorError for a damaged one."""
         files = [file for file in self.files(dataset, product) if file.span.end > since]
         try:
-            hours = _hours_of(files, product)
+            hours = _bars_of(files, product, self._length)
         except OperatorError:
             if all(file.path.exists() for file in files):
                 raise
@@ -100,7 +105,7 @@ class HistoryStore:
         Raises OperatorError when it cannot.
         """
         same = [file for file in self.files(dataset, product) if (file.source, file.span) == ("dbn", span)]
-        held = _hours_of(same, product)
+        held = _bars_of(same, product, self._length)
         joined = held | {
             contract: _once([rows, held[contract]] if contract in held else [rows]) for contract, rows in hours.items()
         }
@@ -119,7 +124,8 @@ class HistoryStore:
             spans = _merged([file.span for file in files])
             if len(files) == 1 or len(spans) > 1:
                 continue
-            whole = self._write(dataset, product, spans[0], _hours_of(files, product), "databento")
+            bars = _bars_of(files, product, self._length)
+            whole = self._write(dataset, product, spans[0], bars, "databento")
             for file in files:
                 if file.path != whole:
                     file.path.unlink()
@@ -127,7 +133,7 @@ class HistoryStore:
     def _write(self, dataset: str, product: str, span: Span, hours: Mapping[ContractAt, Rows], source: Source) -> Path:
         part = self.part(dataset, product)
         with _writing(part):
-            part.write_bytes(hours_file(dataset, span, hours))
+            part.write_bytes(bars_file(dataset, span, hours, self._length))
         return self.keep(part, span, source)
 
     def part(self, dataset: str, product: str) -> Path:
@@ -180,11 +186,11 @@ def lacking_spans(wanted: Span, covered: Sequence[Span]) -> list[Span]:
     return [span for span in lacking if span.start < span.end]
 
 
-def _hours_of(files: Sequence[StoredFile], product: str) -> dict[ContractAt, Rows]:
-    """The hours of all `files`; of an hour that several hold, the first file's."""
+def _bars_of(files: Sequence[StoredFile], product: str, length: Nanos) -> dict[ContractAt, Rows]:
+    """The bars of all `files`; of one that several hold, the first file's."""
     parts: dict[ContractAt, list[Rows]] = {}
     for file in files:
-        for contract, rows in read_hours(file.path, (product,)).hours.items():
+        for contract, rows in read_bars(file.path, (product,), length).hours.items():
             is_inside = (rows[:, 0] >= file.span.start) & (rows[:, 0] < file.span.end)
             parts.setdefault(contract, []).append(rows[is_inside])
     return {contract: _once(found) for contract, found in parts.items()}
@@ -201,7 +207,7 @@ def _merged(spans: Sequence[Span]) -> tuple[Span, ...]:
 
 
 def _once(parts: Sequence[Rows]) -> Rows:
-    """The rows of all parts by time; of an hour that several hold, the first part's."""
+    """The rows of all parts by time; of a bar that several hold, the first part's."""
     rows = np.concatenate(parts)
     _, first = np.unique(rows[:, 0], return_index=True)
     return rows[first]

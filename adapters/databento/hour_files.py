@@ -1,4 +1,4 @@
-"""DBN files of trades or bars as hour bars of single outright contracts, and such hours as a DBN file.
+"""DBN files of trades or bars as hour or minute bars of single outright contracts, and such bars as a DBN file.
 
 Clock hours in UTC: sessions open on the full hour, so they are the hours of the session's grid. Only
 outrights of known products come through, each by its instrument id on the dates on which the file says
@@ -29,7 +29,7 @@ from domain.market import TRADE_DTYPE, TRADE_RTYPE
 from domain.units import DAY, HOUR, MINUTE, UNDEF_PRICE, UNDEF_TIMESTAMP, Nanos
 
 OHLCV_DTYPE = np.dtype(OHLCVMsg._dtypes)
-OHLCV_1H_RTYPE = 34
+OHLCV_1M_RTYPE, OHLCV_1H_RTYPE = 33, 34
 _PUBLISHER_GLBX = 1
 
 
@@ -47,7 +47,7 @@ class _Layout:
 _BAR = ("open", "high", "low", "close", "volume")
 _LAYOUTS: Mapping[str, _Layout] = {
     "trades": _Layout(TRADE_DTYPE, TRADE_RTYPE, "ts_recv", Nanos(1), ("price", "price", "price", "price", "size")),
-    "ohlcv-1m": _Layout(OHLCV_DTYPE, 33, "ts_event", MINUTE, _BAR),
+    "ohlcv-1m": _Layout(OHLCV_DTYPE, OHLCV_1M_RTYPE, "ts_event", MINUTE, _BAR),
     "ohlcv-1h": _Layout(OHLCV_DTYPE, OHLCV_1H_RTYPE, "ts_event", HOUR, _BAR),
 }
 SCHEMAS = tuple(_LAYOUTS)
@@ -85,7 +85,8 @@ def read_bars(path: Path, products: Collection[str], length: Nanos) -> FileHours
     metadata, body = _metadata(path, data)
     layout = _LAYOUTS[str(metadata.schema)]
     if layout.length > length:
-        raise _refused(path, f"schema {metadata.schema}, which has no minutes", "request ohlcv-1m or trades")
+        fix = "request ohlcv-1m or trades; `history fetch --minutes` does"
+        raise _refused(path, f"schema {metadata.schema}, which has no minutes", fix)
     records = _records(path, memoryview(data)[body:], layout, has_ts_out=bool(metadata.ts_out))
     if layout.dtype == TRADE_DTYPE:
         records = records[records["price"] != UNDEF_PRICE]
@@ -115,15 +116,19 @@ def contract_of(symbol: str, date: dt.date, products: Collection[str]) -> Contra
     return None if name is None else ContractAt(raw_symbol=symbol, name=name)
 
 
-def hours_file(dataset: str, covered: Span, hours: Mapping[ContractAt, Rows]) -> bytes:
-    """A DBN file of ohlcv-1h, compressed, as the vendor would deliver it; instrument ids are counted from 1."""
+def bars_file(dataset: str, covered: Span, bars: Mapping[ContractAt, Rows], length: Nanos = HOUR) -> bytes:
+    """A DBN file of bars of `length`, an hour or a minute, compressed, as the vendor would deliver it.
+
+    Instrument ids are counted from 1.
+    """
     first, last = (dt.datetime.fromtimestamp(ns // 1_000_000_000, dt.UTC).date() for ns in (covered.start, covered.end))
     listed, parts = [], []
-    for number, (contract, rows) in enumerate(hours.items(), 1):
+    for number, (contract, rows) in enumerate(bars.items(), 1):
         interval = _Interval(first, last + dt.timedelta(days=1), str(number))
         listed.append(_Listed(contract.raw_symbol, [interval]))
         records = np.zeros(len(rows), OHLCV_DTYPE)
-        records["length"], records["rtype"] = OHLCV_DTYPE.itemsize // 4, OHLCV_1H_RTYPE
+        records["length"] = OHLCV_DTYPE.itemsize // 4
+        records["rtype"] = OHLCV_1M_RTYPE if length == MINUTE else OHLCV_1H_RTYPE
         records["publisher_id"], records["instrument_id"] = _PUBLISHER_GLBX, number
         for column, name in enumerate(("ts_event", None, *_BAR)):
             if name is not None:
@@ -137,7 +142,7 @@ def hours_file(dataset: str, covered: Span, hours: Mapping[ContractAt, Rows]) ->
         "end": covered.end,
         "stype_in": SType.RAW_SYMBOL,
         "stype_out": SType.INSTRUMENT_ID,
-        "schema": Schema.OHLCV_1H,
+        "schema": Schema.OHLCV_1M if length == MINUTE else Schema.OHLCV_1H,
         "symbols": [each.raw_symbol for each in listed],
         "mappings": listed,
     }

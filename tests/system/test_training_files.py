@@ -53,6 +53,8 @@ def request(tmp_path: Path, file: Path, **changes: Any) -> TrainRequest:
         "config": None,
         "features": ("es_hourly_return", "ibs_pct", "price_usd"),
         "grid": "one",
+        "search": "grid",
+        "trials": None,
         "min_trades": 5,
         "leak_checks": 1,
         "force": False,
@@ -216,6 +218,9 @@ def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(tmp_path
         ({"demo": True}, "--demo trains every root"),
         ({"demo": True, "roots": (), "data": ()}, "--demo has features and settings of its own"),
         ({"roots": ("XX",)}, "no traded root XX"),
+        ({"trials": 5}, "a grid says how many forests it has"),
+        ({"search": "optuna"}, "--grid says which forests are tried"),
+        ({"search": "optuna", "grid": None, "demo": True, "roots": (), "data": (), "features": ()}, "one forest"),
         ({"data": (Path("none.dbn"),)}, "none.dbn"),
     ],
 )

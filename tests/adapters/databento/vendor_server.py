@@ -1,7 +1,7 @@
 """A server on loopback that answers like Databento's Historical API: its paths, parameters and errors.
 
-One product, MES, whose front moves from MESM4 to MESU4 on 2024-06-14 (UTC). Every weekday hour has a bar of
-each contract and one of their spread; prices follow from the hour, so that a test can tell what it must find.
+One product, MES, whose front moves from MESM4 to MESU4 on 2024-06-14 (UTC). Every weekday hour (or minute) has a
+bar of each contract and one of their spread; prices follow from the hour, so that a test can tell what it must find.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import numpy as np
 import zstandard
 from databento_dbn import Metadata, Schema, SType
 
-from adapters.databento.hour_files import OHLCV_1H_RTYPE, OHLCV_DTYPE
-from domain.units import HOUR
+from adapters.databento.hour_files import OHLCV_1H_RTYPE, OHLCV_1M_RTYPE, OHLCV_DTYPE
+from domain.units import HOUR, MINUTE
 
 KEY = "db-key-of-the-history-tests-0000"
 ROLL = dt.date(2024, 6, 14)
@@ -41,13 +41,14 @@ def close_of(contract: str, ts: int) -> int:
     return (5_000 + ts // HOUR % 100 + (40 if contract == "MESU4" else 0)) * 10**9
 
 
-def bars_of(contract: str, start: int, end: int) -> np.ndarray[Any, Any]:
-    """The vendor's records of [start, end): every hour of Monday to Friday but 21:00 to 22:00 UTC."""
-    stamps = np.arange(-(-start // HOUR) * HOUR, end, HOUR)
+def bars_of(contract: str, start: int, end: int, length: int = HOUR) -> np.ndarray[Any, Any]:
+    """The vendor's records of [start, end): every hour (or minute) of Monday to Friday but 21:00 to 22:00 UTC."""
+    stamps = np.arange(-(-start // length) * length, end, length)
     days = stamps // (24 * HOUR)
     stamps = stamps[((days + 3) % 7 < 5) & (stamps // HOUR % 24 != 21)]
     records = np.zeros(len(stamps), OHLCV_DTYPE)
-    records["length"], records["rtype"], records["publisher_id"] = 14, OHLCV_1H_RTYPE, 1
+    records["length"], records["publisher_id"] = 14, 1
+    records["rtype"] = OHLCV_1H_RTYPE if length == HOUR else OHLCV_1M_RTYPE
     records["instrument_id"], records["ts_event"] = IDS[contract], stamps
     records["close"] = [close_of(contract, int(ts)) for ts in stamps]
     records["open"] = records["close"]
@@ -111,11 +112,12 @@ class Vendor:
         return _error(404, "not_found", f"no method {method}")
 
     def _records(self, asked: dict[str, str]) -> np.ndarray[Any, Any]:
-        assert (asked["dataset"], asked["schema"], asked["stype_in"]) == ("GLBX.MDP3", "ohlcv-1h", "raw_symbol")
+        assert (asked["dataset"], asked["stype_in"]) == ("GLBX.MDP3", "raw_symbol")
+        length = {"ohlcv-1h": HOUR, "ohlcv-1m": MINUTE}[asked["schema"]]
         assert int(asked["end"]) <= int((UNTIL - _EPOCH).total_seconds()) * 10**9, "data_end_after_available_end"
         # As a wildcard would: the spread comes along, and has to be left out by who reads it.
-        parts = [bars_of(name, int(asked["start"]), int(asked["end"])) for name in _names(asked)]
-        return np.concatenate(parts)
+        span = int(asked["start"]), int(asked["end"])
+        return np.concatenate([bars_of(name, *span, length) for name in _names(asked)])
 
     def _file(self, asked: dict[str, str]) -> bytes:
         assert (asked["encoding"], asked["compression"], asked["stype_out"]) == ("dbn", "zstd", "instrument_id")
@@ -126,7 +128,8 @@ class Vendor:
         ]
         metadata = Metadata(
             dataset=asked["dataset"], start=int(asked["start"]), end=int(asked["end"]), stype_in=SType.RAW_SYMBOL,
-            stype_out=SType.INSTRUMENT_ID, schema=Schema.OHLCV_1H, symbols=asked["symbols"].split(","), mappings=listed,
+            stype_out=SType.INSTRUMENT_ID, schema=Schema.from_str(asked["schema"]),
+            symbols=asked["symbols"].split(","), mappings=listed,
         )  # fmt: skip
         body = records[np.argsort(records["ts_event"], kind="stable")].tobytes()
         return zstandard.ZstdCompressor().compress(bytes(metadata.encode()) + body)

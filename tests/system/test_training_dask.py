@@ -1,0 +1,115 @@
+"""`train --dask`: the same bytes as from processes here, and a refusal where they would not be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from programs import Ended, run, without_key
+
+from actors.wiring.workers import workers
+from adapters.config import CHECKOUT
+from domain.errors import OperatorError
+from tests.minutes import rebounds, trading_hours, write_minutes
+from tests.system.test_training_files import FIRST
+
+pytestmark = pytest.mark.system
+
+HAS_DISTRIBUTED = find_spec("distributed") is not None
+needs_distributed = pytest.mark.skipif(
+    not HAS_DISTRIBUTED, reason="distributed is not installed: pip install -e '.[dask]'"
+)
+
+
+@contextlib.contextmanager
+def cluster(**changes: Any) -> Iterator[str]:
+    """The address of a scheduler on loopback with two workers of one thread."""
+    from distributed import LocalCluster
+
+    asked = {"n_workers": 2, "threads_per_worker": 1, "processes": True, "host": "127.0.0.1", "dashboard_address": None}
+    with LocalCluster(**asked | changes) as found:
+        yield found.scheduler_address
+
+
+def refusal(address: str) -> OperatorError:
+    with pytest.raises(OperatorError) as caught, workers(address):
+        pass
+    assert caught.value.fix
+    return caught.value
+
+
+@pytest.mark.skipif(HAS_DISTRIBUTED, reason="distributed is installed")
+def test_without_distributed_it_says_how_to_install_it() -> None:
+    error = refusal("tcp://127.0.0.1:1")
+    assert (error.exit_code, error.what) == (2, "distributed is not installed")
+    assert ".[dask]" in error.fix
+
+
+@needs_distributed
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_dasks_workers_find_what_processes_here_find(tmp_path: Path) -> None:
+    file = write_minutes(tmp_path / "bars.dbn.zst", rebounds(trading_hours(FIRST, 24), strength=0, seed=1))
+
+    def train(name: str, *more: Any) -> Ended:
+        return run(
+            "train", "ES", "--data", file, "--features", "es_hourly_return,ibs_pct,price_usd", "--min-trades", "2",
+            "--leak-checks", "1", "--force", "--work-dir", tmp_path / name, *more, environ=without_key(), limit_s=600,
+        )  # fmt: skip
+
+    here = train("here", "--jobs", "2")
+    with cluster() as address:
+        there = train("there", "--dask", address, "--jobs", "1")
+    assert (here.code, there.code) == (0, 0), there
+    assert here.out == there.out
+    names = sorted(path.name for path in (tmp_path / "here" / "kept").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "there" / "kept").iterdir()) != []
+    for name in ("bundles/ES/manifest.yml", "bundles/ES/forest.npz", "bundles/ES/populations.npz", "ES.html"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+    for name in names:
+        assert (tmp_path / "here/kept" / name).read_bytes() == (tmp_path / "there/kept" / name).read_bytes()
+
+
+@needs_distributed
+@pytest.mark.soak
+def test_nobody_who_does_not_answer_is_waited_for_longer_than_said() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        error = refusal(f"tcp://127.0.0.1:{silent.getsockname()[1]}")
+    assert (error.exit_code, "no scheduler answers within 20 s" in error.what) == (69, True)
+    assert refusal("tcp://127.0.0.1:1").exit_code == 69
+    with cluster(n_workers=0) as address:
+        error = refusal(address)
+    assert (error.exit_code, "the scheduler has no worker within 20 s" in error.what) == (69, True)
+
+
+@needs_distributed
+@pytest.mark.soak
+def test_a_worker_that_would_compute_something_else_is_refused(tmp_path: Path) -> None:
+    with cluster(n_workers=1, threads_per_worker=2) as address:
+        error = refusal(address)
+        assert (error.exit_code, "several threads" in error.what) == (2, True)
+    for name in ("actors", "adapters", "domain", "models", "Data"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "domain" / "units.py").open("a") as file:
+        file.write("# another version\n")
+    with cluster(n_workers=0) as address:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-dashboard"],
+            cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            error = refusal(address)
+        finally:
+            worker.terminate()
+            worker.wait(30)
+    assert (error.exit_code, "another version of this program" in error.what) == (2, True)
