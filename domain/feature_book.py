@@ -18,13 +18,15 @@ from base64 import b64decode, b64encode
 from bisect import insort
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import groupby
+from operator import itemgetter
 from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import attrs
 import numpy as np
 
-from domain.bar_window import BarWindow, Columns
+from domain.bar_window import BarWindow, Columns, Fellows
 from domain.bars import Bar, BarTable, Timeframe
 from domain.errors import OurError
 from domain.features import (
@@ -116,28 +118,39 @@ class FeatureBook:
             root: {name: _Population(BASES[name]) for name in sorted(names)} for root, names in sorted(bases.items())
         }
         self._windows: dict[tuple[str, Timeframe], BarWindow] = {}
+        self._fellows: dict[Timeframe, Fellows] = {timeframe: Fellows() for timeframe in _TIMEFRAMES}
+        """Windows of the roots in `bases`, which are mostly asked for the same."""
         self._views: dict[str, _View] = {}
         """What roots see, until the next bar comes."""
         self._unranked: list[tuple[str, Nanos]] = []
         """Roots and the end of their bar that populations of other roots' bars have not taken: at its end the
-        others may still come. All ends are the same, or (while loading) those of one root."""
+        others may still come. All ends are the same."""
 
     # ------------------------------------------------------------ bars in
 
-    def add_hour(self, bar: Bar) -> None:
-        """Take a completed hour bar, once, in order. Raises OurError for one not after the last."""
-        self._add(bar, "1h")
+    def add_hours(self, bars: Sequence[Bar]) -> None:
+        """Take the hour bars that closed together, each once, in order. Raises OurError for one not after the last.
+
+        The same as each alone; what populations rank is computed for all of them at once.
+        """
+        for bar in bars:
+            self._append(bar.root, "1h", bar.ts_start, bar.ts_end, _values_of(bar))
+        for bar in bars:
+            self._rank(bar.root, "1h", bar.ts_end)
 
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar, once, in order. Raises OurError for one not after the last."""
-        self._add(bar, "1d")
+        self._append(bar.root, "1d", bar.ts_start, bar.ts_end, _values_of(bar))
+        self._rank(bar.root, "1d", bar.ts_end)
 
     def forget(self, root: str) -> None:
         """The windows of `root` start anew. Its populations stay: they are what was seen, not a run of bars."""
         self._settle()
         self._views.clear()
         for timeframe in _TIMEFRAMES:
-            self._windows.pop((root, timeframe), None)
+            window = self._windows.pop((root, timeframe), None)
+            if window is not None:
+                window.leave()
 
     def open_session(self, days_since: int, rolled: Mapping[str, Price | None]) -> None:
         """Go on into another session: what a book made anew from the adjusted history would hold.
@@ -175,26 +188,28 @@ class FeatureBook:
             self._views.clear()
             self._window(table.root, table.timeframe).extend(table.data[:count])
             rows += [(row[1], position, row) for row in table.data[count:].tolist()]
-        if joined:
-            rows.sort(key=lambda row: row[:2])
-        for end, position, (start, _, *values, _) in rows:
-            self._take(tables[position].root, tables[position].timeframe, start, end, values)
+        rows.sort(key=lambda row: row[:2])
+        for end, closed in groupby(rows, key=itemgetter(0)):
+            places = [(tables[position], row) for _, position, row in closed]
+            for table, (start, _, *values, _) in places:
+                self._append(table.root, table.timeframe, start, end, values)
+            for table, _ in places:
+                self._rank(table.root, table.timeframe, end)
 
     def _joined_roots(self) -> set[str]:
         """Roots with a population of another root's bars, and those others."""
         readers = {root for root, kept in self._populations.items() if any(not p.base.is_own for p in kept.values())}
         return readers | {self._pairs[root] for root in readers if root in self._pairs}
 
-    def _add(self, bar: Bar, timeframe: Timeframe) -> None:
-        values = (bar.open, bar.high, bar.low, bar.close, bar.volume)
-        self._take(bar.root, timeframe, bar.ts_start, bar.ts_end, values)
-
-    def _take(self, root: str, timeframe: Timeframe, start: int, end: int, values: Sequence[int]) -> None:
+    def _append(self, root: str, timeframe: Timeframe, start: int, end: int, values: Sequence[int]) -> None:
         if self._unranked and timeframe == "1h" and end > self._unranked[-1][1]:
             self._settle()
         self._views.clear()
-        window = self._window(root, timeframe)
-        window.append(start, end, values)
+        self._window(root, timeframe).append(start, end, values)
+
+    def _rank(self, root: str, timeframe: Timeframe, end: int) -> None:
+        """Let the populations have the root's bar that ends at `end`, its last one."""
+        window = self._windows[root, timeframe]
         for population in self._due(root, timeframe):
             if end <= population.ranked_ns:
                 continue
@@ -227,7 +242,8 @@ class FeatureBook:
     def _window(self, root: str, timeframe: Timeframe) -> BarWindow:
         key = (root, timeframe)
         if key not in self._windows:
-            self._windows[key] = BarWindow(f"{root} {timeframe}", _TIMEFRAMES[timeframe])
+            fellows = self._fellows[timeframe] if root in self._populations else None
+            self._windows[key] = BarWindow(f"{root} {timeframe}", _TIMEFRAMES[timeframe], fellows)
         return self._windows[key]
 
     def _due(self, root: str, timeframe: Timeframe) -> list[_Population]:
@@ -291,18 +307,22 @@ class FeatureBook:
         plan = _plan_of(names, version)
         self._settle()
         view = self._view(root)
-        results = view.evaluate(plan)
-        absent = [(name, result.reason) for name, result in zip(names, results, strict=True) if result.value is None]
+        values, reasons, carried = view.evaluate(plan)
+        missing = sorted(reasons)
         return FeatureVector(
             root=root,
             ts=view.ts,
             version=version,
             names=names,
-            values=tuple([result.value for result in results]),
-            missing=tuple([name for name, _ in absent]),
-            reasons=tuple([reason for _, reason in absent]),
-            carried=tuple([name for name, result in zip(names, results, strict=True) if result.is_carried]),
+            values=tuple(values),
+            missing=tuple([names[position] for position in missing]),
+            reasons=tuple([reasons[position] for position in missing]),
+            carried=tuple([names[position] for position in sorted(carried)]),
         )
+
+
+def _values_of(bar: Bar) -> tuple[int, int, int, int, int]:
+    return bar.open, bar.high, bar.low, bar.close, bar.volume
 
 
 def _longest(timeframe: Timeframe) -> int:
@@ -443,6 +463,22 @@ class _Place:
             return self.reason
         return f"{self.name}: days without a bar inside the window"
 
+    def value(self, of: Feature | PercentileBase) -> float | None:
+        """What reads W of its bars; None when it is missing (`why`)."""
+        carried = self.carried and min(self.carried, of.window - 1)
+        if self.reason or self.window.has_hole(self.count, of.window - carried):
+            return None
+        return self.window.value(of, self.count, carried)
+
+    def is_carried(self, of: Feature | PercentileBase) -> bool:
+        """Whether one of the bars that it reads repeats a close."""
+        return self.carried > 0 and of.window > 1
+
+    def why(self, of: Feature | PercentileBase) -> str:
+        """Why it is missing."""
+        carried = min(self.carried, of.window - 1)
+        return self.obstacle(of.window - carried) or _why(self.name, self.count + carried, of.window)
+
 
 _NOTHING = BarWindow("", 0)
 
@@ -469,16 +505,29 @@ class _View:
         self._joined: dict[object, _Result] = {}
         self.ts = ts
 
-    def evaluate(self, plan: _Plan) -> list[_Result]:
-        """What is asked, by position."""
-        results = [_Result(None)] * plan.size
+    def evaluate(self, plan: _Plan) -> tuple[list[float | None], dict[int, str], list[int]]:
+        """What is asked; why what is missing is so; what rests on carried closes: by position."""
+        values: list[float | None] = [None] * plan.size
+        reasons: dict[int, str] = {}
+        carried: list[int] = []
         for source, features in plan.of_one_root:
             place = self._place_of(source)
+            window, count = place.window, place.count
+            is_plain = not (place.reason or place.carried or window.has_pauses)
             for position, feature in features:
-                results[position] = _of_place(feature, place)
+                value = window.value(feature, count) if is_plain else place.value(feature)
+                values[position] = value
+                if value is None:
+                    reasons[position] = place.why(feature)
+                elif place.carried and place.is_carried(feature):
+                    carried.append(position)
         for position, name, other in plan.others:
-            results[position] = self._of_more(other, name)
-        return results
+            values[position], reason, is_carried = self._of_more(other, name)
+            if values[position] is None:
+                reasons[position] = reason
+            elif is_carried:
+                carried.append(position)
+        return values, reasons, carried
 
     def _of_more(self, feature: Feature | None, name: str) -> _Result:
         if feature is None:
@@ -489,9 +538,9 @@ class _View:
         for source in feature.inputs:
             if not isinstance(source, PercentileInput):
                 raise OurError(f"{name}: bars and percentiles in one feature")
-            if source.base not in self._ranks:
-                self._ranks[source.base] = self._percentile(source.base)
-            result = self._ranks[source.base]
+            result = self._ranks.get(source.base)
+            if result is None:
+                result = self._ranks[source.base] = self._percentile(source.base)
             if result.value is None:
                 return result
             percentiles.append(result.value)
@@ -575,13 +624,8 @@ class _View:
 
 def _of_place(of: Feature | PercentileBase, place: _Place) -> _Result:
     """The value of what reads W bars of one root."""
-    carried = place.carried and min(place.carried, of.window - 1)
-    if reason := place.obstacle(of.window - carried):
-        return _Result(None, reason)
-    value = place.window.value(of, place.count, carried)
-    if value is None:
-        return _Result(None, _why(place.name, place.count + carried, of.window))
-    return _Result(value, "", carried > 0)
+    value = place.value(of)
+    return _Result(None, place.why(of)) if value is None else _Result(value, "", place.is_carried(of))
 
 
 def _of_joined(of: Feature | PercentileBase, place: _Place, other: _Place) -> _Result:

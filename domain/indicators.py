@@ -2,11 +2,12 @@
 
 Each uses all of the array it is given and nothing else, so the caller's window is
 part of the definition. The same array gives the same bits: sums run in numpy's
-fixed order (never through BLAS), recursions as one sequential scan. They are
-indifferent to the unit of price. Conventions: sigma is population unless
-said otherwise; RSI, ATR and ADX are Wilder's (*New Concepts in Technical Trading
-Systems*, 1978), seeded by a simple mean; an EMA has alpha = 2/(n + 1) and is seeded
-by the SMA of its first n values.
+fixed order (never through BLAS), recursions as one sequential scan. Whatever takes
+`Rows` runs along the last axis: of many arrays of one length it gives for each the
+bits that it gives for it alone. They are indifferent to the unit of price.
+Conventions: sigma is population unless said otherwise; RSI, ATR and ADX are Wilder's
+(*New Concepts in Technical Trading Systems*, 1978), seeded by a simple mean; an EMA has
+alpha = 2/(n + 1) and is seeded by the SMA of its first n values.
 
 They refuse to guess: a division by nothing is `None` ("missing"), never 0, and an
 array shorter than the definition needs is a ValueError.
@@ -23,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 Column = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.float64]
+"""One column (W,), or those of several roots (roots, W)."""
 
 SMALLEST_DENOMINATOR = 1e-12
 
@@ -37,9 +40,14 @@ def safe_div(numerator: float | None, denominator: float | None) -> float | None
     return quotient if math.isfinite(quotient) else None
 
 
-def _require(values: Column, count: int) -> None:
-    if len(values) < count:
-        raise ValueError(f"{len(values)} values where {count} are needed")
+def quotients(numerators: Column, denominators: Column) -> list[float | None]:
+    """`safe_div` of each pair."""
+    return [safe_div(*pair) for pair in zip(numerators.tolist(), denominators.tolist(), strict=True)]
+
+
+def _require(values: Rows, count: int) -> None:
+    if values.shape[-1] < count:
+        raise ValueError(f"{values.shape[-1]} values where {count} are needed")
 
 
 # ------------------------------------------------------------------- moments
@@ -51,13 +59,13 @@ def sma(values: Column, n: int) -> float:
     return float(np.add.reduce(values[-n:])) / n
 
 
-def sma_series(values: Column, n: int) -> Column:
-    """The mean of each `n` consecutive values: len - n + 1 of them."""
+def sma_series(values: Rows, n: int) -> Rows:
+    """The mean of each `n` consecutive values: W - n + 1 of them."""
     _require(values, n)
-    count = len(values) - n + 1
-    total = values[:count].copy()
+    count = values.shape[-1] - n + 1
+    total = values[..., :count].copy()
     for i in range(1, n):
-        total += values[i : i + count]
+        total += values[..., i : i + count]
     return total / n
 
 
@@ -69,23 +77,28 @@ def sigma(values: Column, *, sample: bool = False) -> float:
     """
     _require(values, 2 if sample else 1)
     differences = values - values[-1]
-    return _sigma_around(sma(differences, len(values)), differences, sample=sample)
-
-
-def _sigma_around(mean: float, differences: Column, *, sample: bool = False) -> float:
     n = len(differences)
-    deviations = differences - mean
+    deviations = differences - sma(differences, n)
     return math.sqrt(float(np.add.reduce(deviations * deviations)) / (n - 1 if sample else n))
 
 
-def z(values: Column, *, mean_over: int, sigma_over: int) -> float | None:
-    """(last - mean of the last `mean_over`) / population sigma of the last `sigma_over`; None when flat."""
+def z(values: Rows, *, mean_over: int, sigma_over: int) -> list[float | None]:
+    """Of each row (last - mean of the last `mean_over`) / population sigma of the last `sigma_over`; None when flat."""
     _require(values, max(mean_over, sigma_over))
-    differences = values - values[-1]
-    spread = differences[-sigma_over:]
-    centre = sma(spread, sigma_over)
-    mean = centre if mean_over == sigma_over else sma(differences, mean_over)
-    return safe_div(-mean, _sigma_around(centre, spread))
+    # Differences from the last value, as in `sigma`.
+    differences = values - values[..., -1:]
+    spread = differences[..., -sigma_over:]
+    centre = _means(spread)
+    mean = centre if mean_over == sigma_over else _means(differences[..., -mean_over:])
+    deviations = spread - centre
+    sigmas = np.sqrt(_means(deviations * deviations))
+    return quotients(-mean[..., 0], sigmas[..., 0])
+
+
+def _means(values: Rows) -> Rows:
+    """The mean of each row, as a row of one."""
+    means: Rows = np.add.reduce(values, axis=-1, keepdims=True) / values.shape[-1]
+    return means
 
 
 # ---------------------------------------------------------------- recursions
@@ -99,97 +112,104 @@ def _powers(decay: float, count: int) -> Column:
     return powers
 
 
-def _smoothed(values: Column, n: int, alpha: float, decay: float) -> Column:
-    """The recursion y = decay * y' + alpha * x from the mean of the first `n` values on: len - n + 1 values.
+def _smoothed(values: Rows, n: int, alpha: float, decay: float) -> Rows:
+    """The recursion y = decay * y' + alpha * x from the mean of the first `n` values on: W - n + 1 values.
 
     As one scan, y_k = decay^k (seed + alpha * sum_j x_j / decay^j): thirty times faster than a
     loop and as exact (the terms grow geometrically, so rounding stays relative to the last ones).
     The powers stay inside float64 for windows of thousands of bars with n >= 5.
     """
     _require(values, n)
-    seed = float(np.add.reduce(values[:n])) / n
-    powers = _powers(decay, len(values) - n)
-    smoothed = np.empty(len(values) - n + 1)
-    smoothed[0] = seed
-    np.multiply(powers, seed + alpha * np.add.accumulate(values[n:] / powers), out=smoothed[1:])
+    count = values.shape[-1] - n
+    powers, seed = _powers(decay, count), _means(values[..., :n])
+    smoothed = np.empty((*values.shape[:-1], count + 1))
+    smoothed[..., :1] = seed
+    scanned = np.add.accumulate(values[..., n:] / powers, axis=-1)
+    scanned *= alpha
+    scanned += seed
+    np.multiply(powers, scanned, out=smoothed[..., 1:])
     return smoothed
 
 
-def _last_smoothed(values: Column, n: int, alpha: float, decay: float) -> float:
+def _last_smoothed(values: Rows, n: int, alpha: float, decay: float) -> Column:
     """The last of `_smoothed`, bit for bit, at half its cost."""
     _require(values, n)
-    seed = float(np.add.reduce(values[:n])) / n
-    if len(values) == n:
+    seed = _means(values[..., :n])[..., 0]
+    count = values.shape[-1] - n
+    if count == 0:
         return seed
-    powers = _powers(decay, len(values) - n)
-    return float(powers[-1]) * (seed + alpha * float(np.add.accumulate(values[n:] / powers)[-1]))
+    powers = _powers(decay, count)
+    last: Column = powers[-1] * (seed + alpha * np.add.accumulate(values[..., n:] / powers, axis=-1)[..., -1])
+    return last
 
 
-def ema(values: Column, n: int) -> Column:
+def ema(values: Rows, n: int) -> Rows:
     """The exponential mean after each value from the n-th on; alpha = 2/(n + 1), seeded by their SMA."""
     return _smoothed(values, n, 2.0 / (n + 1), (n - 1.0) / (n + 1))
 
 
-def wilder(values: Column, n: int) -> Column:
+def wilder(values: Rows, n: int) -> Rows:
     """Wilder's smoothing, alpha = 1/n, after each value from the n-th on; seeded by their simple mean."""
     return _smoothed(values, n, 1.0 / n, (n - 1.0) / n)
 
 
-def last_ema(values: Column, n: int) -> float:
+def last_ema(values: Rows, n: int) -> Column:
     """The last of `ema`."""
     return _last_smoothed(values, n, 2.0 / (n + 1), (n - 1.0) / (n + 1))
 
 
-def _last_wilder(values: Column, n: int) -> float:
+def _last_wilder(values: Rows, n: int) -> Column:
     return _last_smoothed(values, n, 1.0 / n, (n - 1.0) / n)
 
 
-def rsi(close: Column, n: int) -> float | None:
-    """Wilder's Relative Strength Index of all changes, 0-100: 100 * gain/(gain + loss). None without any change."""
-    changes = close[1:] - close[:-1]
+def rsi(close: Rows, n: int) -> list[float | None]:
+    """Wilder's Relative Strength Index of each row, 0-100: 100 * gain/(gain + loss). None without any change."""
+    changes = close[..., 1:] - close[..., :-1]
     gain = _last_wilder(np.maximum(changes, 0.0), n)
     loss = _last_wilder(np.maximum(-changes, 0.0), n)
-    return safe_div(100.0 * gain, gain + loss)
+    return quotients(100.0 * gain, gain + loss)
 
 
-def true_range(high: Column, low: Column, close: Column) -> Column:
-    """max(H - L, |H - C1|, |L - C1|) from the second bar on: len - 1 of them."""
-    before = close[:-1]
-    return np.maximum(high[1:], before) - np.minimum(low[1:], before)
+def true_range(high: Rows, low: Rows, close: Rows) -> Rows:
+    """max(H - L, |H - C1|, |L - C1|) from the second bar on: W - 1 of them."""
+    before = close[..., :-1]
+    return np.maximum(high[..., 1:], before) - np.minimum(low[..., 1:], before)
 
 
-def atr(high: Column, low: Column, close: Column, n: int) -> Column:
-    """Wilder's Average True Range after each bar from the (n + 1)-th on: len - n of them.
+def atr(high: Rows, low: Rows, close: Rows, n: int) -> Rows:
+    """Wilder's Average True Range after each bar from the (n + 1)-th on: W - n of them.
 
     Taken of the differences from the last range, so that equal ranges give exactly equal
     averages: rounding must not rank one above the other.
     """
     ranges = true_range(high, low, close)
-    averages: Column = wilder(ranges - ranges[-1], n) + ranges[-1]
+    last = ranges[..., -1:]
+    averages: Rows = wilder(ranges - last, n) + last
     return averages
 
 
-def last_atr(high: Column, low: Column, close: Column, n: int) -> float:
+def last_atr(high: Rows, low: Rows, close: Rows, n: int) -> Column:
     """The last of `atr`."""
     ranges = true_range(high, low, close)
-    last = float(ranges[-1])
-    return _last_wilder(ranges - last, n) + last
+    average: Column = _last_wilder(ranges - ranges[..., -1:], n) + ranges[..., -1]
+    return average
 
 
-def adx(high: Column, low: Column, n: int) -> float | None:
-    """Wilder's Average Directional Index of the last bar, 0-100; needs 2n bars.
+def adx(high: Rows, low: Rows, n: int) -> list[float | None]:
+    """Wilder's Average Directional Index of each row's last bar, 0-100; needs 2n bars.
 
     DX = 100 |+DI - -DI| / (+DI + -DI); the smoothed true range is in every term and cancels.
     None when some DX has no directional movement at all under it.
     """
     _require(high, 2 * n)
-    up, down = np.maximum(high[1:] - high[:-1], 0.0), np.maximum(low[:-1] - low[1:], 0.0)
+    up = np.maximum(high[..., 1:] - high[..., :-1], 0.0)
+    down = np.maximum(low[..., :-1] - low[..., 1:], 0.0)
     # Of each bar the larger movement alone, and neither where they are equal.
     plus, minus = wilder(up * (up > down), n), wilder(down * (down > up), n)
     movement = plus + minus
-    if float(movement.min()) < SMALLEST_DENOMINATOR:
-        return None
-    return _last_wilder(100.0 * np.abs(plus - minus) / movement, n)
+    is_still = movement.min(axis=-1) < SMALLEST_DENOMINATOR
+    index = _last_wilder(100.0 * np.abs(plus - minus) / np.maximum(movement, SMALLEST_DENOMINATOR), n)
+    return [None if still else value for still, value in zip(is_still.tolist(), index.tolist(), strict=True)]
 
 
 def psar(high: Column, low: Column, *, step: float = 0.02, limit: float = 0.2) -> float:
@@ -232,10 +252,11 @@ def psar(high: Column, low: Column, *, step: float = 0.02, limit: float = 0.2) -
 # --------------------------------------------------------------------- ranks
 
 
-def strictly_below(values: Column) -> float:
-    """100 * (how many of all values lie strictly below the last) / (how many there are), 0-100."""
+def strictly_below(values: Rows) -> list[float]:
+    """Of each row 100 * (how many of its values lie strictly below the last) / (how many there are), 0-100."""
     _require(values, 1)
-    return 100.0 * int(np.count_nonzero(values < values[-1])) / len(values)
+    counts = np.count_nonzero(values < values[..., -1:], axis=-1)
+    return [100.0 * count / values.shape[-1] for count in counts.tolist()]
 
 
 def average_rank(population: Sequence[float], value: float) -> float:

@@ -85,9 +85,9 @@ class Scorer:
         self._book.restore(carried)
         self._book.load(tables)
 
-    def add_hour(self, bar: Bar) -> None:
-        """Take a completed hour bar of a root's active contract."""
-        self._guarded(_ALL, self._book.add_hour, bar)
+    def add_hours(self, bars: Sequence[Bar]) -> None:
+        """Take the completed hour bars of roots' active contracts that closed together."""
+        self._guarded(_ALL, self._book.add_hours, bars)
 
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar of a root's active contract."""

@@ -370,15 +370,17 @@ class _Feeder:
 
     def feed(self, until: int) -> None:
         """The bars that have ended by `until`."""
-        while self._next < len(self._due) and self._due[self._next][0] <= until:
-            _, is_day, _, table, row = self._due[self._next]
-            bar = _bar(*self._tables[table], row)
-            if is_day:
+        while self._next < len(self._due) and (end := self._due[self._next][0]) <= until:
+            hours: list[Bar] = []
+            days: list[Bar] = []
+            while self._next < len(self._due) and self._due[self._next][0] == end:
+                _, is_day, _, table, row = self._due[self._next]
+                (days if is_day else hours).append(_bar(*self._tables[table], row))
+                self._next += 1
+            self._scorer.add_hours(hours)
+            for bar in days:
                 self.required.add_day(bar)
                 self._scorer.add_day(bar)
-            else:
-                self._scorer.add_hour(bar)
-            self._next += 1
 
 
 def _bar(root: str, rows: Rows, row: int) -> Bar:

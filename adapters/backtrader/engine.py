@@ -196,11 +196,11 @@ class CerebroEngine:
     def _feed_readers(self, closed: SliceClosed) -> None:
         """Whole hours and days of every root's active contract, those of reference roots too."""
         readers = self._readers()
-        for bar in closed.hours if readers else ():
-            if self._is_read(bar):
-                for reader in readers:
-                    if isinstance(reader, Scorer):
-                        reader.add_hour(bar)
+        if readers and closed.hours:
+            hours = [bar for bar in closed.hours if self._is_read(bar)]
+            for reader in readers:
+                if isinstance(reader, Scorer):
+                    reader.add_hours(hours)
         for bar in closed.days:
             # Trades after a root's close make a bar too, but no exchange session.
             if self._is_read(bar) and bar.ts_end == self._closes[bar.root]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from adapters.backtrader.feeds import bar_of_lines
 from adapters.backtrader.roots import FeedReader
-from domain.bars import Bar
 from domain.errors import OurError
 from domain.scorer import Scorer
 from domain.units import Nanos
@@ -33,13 +32,13 @@ class OwnScorer:
         self.scorer = Scorer(
             {} if model is None else {model.root: model}, thresholds=thresholds, gates=gates, pairs=pairs
         )
-        self._inputs: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
-        self._fresh: list[tuple[str, FeedReader, Callable[[Bar], None]]] = []
+        self._inputs: list[tuple[str, FeedReader, bool]] = []
+        """Root, feed, and whether its bars are hours, not days."""
+        self._fresh: list[tuple[str, FeedReader, bool]] = []
         for data in feeds:
             root, _, timeframe = data._name.partition("@")
             if timeframe in ("1h", "1d"):
-                take = self.scorer.add_hour if timeframe == "1h" else self.scorer.add_day
-                self._inputs.append((root, FeedReader(data), take))
+                self._inputs.append((root, FeedReader(data), timeframe == "1h"))
 
     def poll(self) -> FeedReader | None:
         """Once a turn: a feed that has a bar in it, if one has."""
@@ -48,5 +47,8 @@ class OwnScorer:
 
     def take(self, now: Nanos) -> None:
         """The bars that ended at `now`, before anything is decided on them."""
-        for root, feed, take in self._fresh:
-            take(bar_of_lines(root, feed.data.lines, now))
+        bars = [(bar_of_lines(root, feed.data.lines, now), is_hour) for root, feed, is_hour in self._fresh]
+        self.scorer.add_hours([bar for bar, is_hour in bars if is_hour])
+        for bar, is_hour in bars:
+            if not is_hour:
+                self.scorer.add_day(bar)

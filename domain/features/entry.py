@@ -7,7 +7,7 @@ from typing import Literal
 
 import attrs
 
-from domain.bar_window import Columns
+from domain.bar_window import Along, Columns
 from domain.bars import Timeframe
 
 DESIGN = "strategy.md §3"
@@ -24,7 +24,7 @@ Band = tuple[float | None, float | None]
 Formula = Callable[..., float | None]
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, cache_hash=True)
 class BarInput:
     """The last W completed bars of one root.
 
@@ -109,7 +109,7 @@ class Requirement:
 
 def entry(
     name: str,
-    function: Callable[[Columns], float | None] | Callable[[Columns, Columns], float | None],
+    function: Along | Callable[[Columns], float | None] | Callable[[Columns, Columns], float | None],
     window: int,
     timeframe: Timeframe,
     unit: str,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from domain.bar_window import Columns
+from collections.abc import Sequence
+
+from domain.bar_window import Along, Columns
 from domain.features.entry import PAIR, WILDER, Feature, entry
 from domain.indicators import adx, rsi
 
@@ -25,22 +27,26 @@ def _strength_of(bars: Columns, at: int) -> float:
     return min(1.0, max(0.0, (close - low) / (high - low))) if high > low else 0.5
 
 
-def rsi_2(bars: Columns) -> float | None:
+@Along
+def rsi_2(bars: Columns) -> Sequence[float | None]:
     """Wilder's RSI of 2."""
     return rsi(bars.close, 2)
 
 
-def rsi_5(bars: Columns) -> float | None:
+@Along
+def rsi_5(bars: Columns) -> Sequence[float | None]:
     """Wilder's RSI of 5."""
     return rsi(bars.close, 5)
 
 
-def rsi_14(bars: Columns) -> float | None:
+@Along
+def rsi_14(bars: Columns) -> Sequence[float | None]:
     """Wilder's RSI of 14."""
     return rsi(bars.close, 14)
 
 
-def adx_14(bars: Columns) -> float | None:
+@Along
+def adx_14(bars: Columns) -> Sequence[float | None]:
     """Wilder's ADX of 14."""
     return adx(bars.high, bars.low, 14)
 

@@ -54,7 +54,7 @@ def above_pivot(bars: Columns) -> float | None:
     pivots = np.flatnonzero((middle > before) & (middle >= after))
     if not len(pivots):
         return None
-    return safe_div(float(bars.close[-1] - middle[pivots[-1]]), bars.last_atr(14))
+    return safe_div(float(bars.close[-1] - middle[pivots[-1]]), float(bars.last_atr(14)))
 
 
 def day_of_week(bars: Columns) -> float:

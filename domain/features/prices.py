@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from domain.bar_window import LOOKBACK, Columns
+from domain.bar_window import LOOKBACK, Along, Columns
 from domain.features.entry import GATES, PAIR, BarInput, Feature, entry
 from domain.indicators import SMALLEST_DENOMINATOR, safe_div, sigma, sma, z
 from domain.units import PRICE_SCALE
@@ -30,7 +32,8 @@ def percent_above(hours: Columns, days: Columns) -> float | None:
     return safe_div(100.0 * (last - day), day)
 
 
-def cross_z(bars: Columns) -> float | None:
+@Along
+def cross_z(bars: Columns) -> Sequence[float | None]:
     """(C − SMA20)/σ252.
 
     The predecessor divided by max(σ, 1e-12); here a σ below 1e-12 is missing, as for every denominator.
@@ -38,7 +41,8 @@ def cross_z(bars: Columns) -> float | None:
     return z(bars.close, mean_over=20, sigma_over=LOOKBACK)
 
 
-def price_z(bars: Columns) -> float | None:
+@Along
+def price_z(bars: Columns) -> Sequence[float | None]:
     """(C − SMA20)/σ20."""
     return z(bars.close, mean_over=20, sigma_over=20)
 
@@ -49,9 +53,10 @@ def distance_z(bars: Columns) -> float | None:
     return safe_div(-sma(close - close[-1], 20), sigma(close[1:] - close[:-1]))
 
 
-def momentum_z(bars: Columns) -> float | None:
+@Along
+def momentum_z(bars: Columns) -> Sequence[float | None]:
     """The z20 of C0 − C3."""
-    return z(bars.close[3:] - bars.close[:-3], mean_over=20, sigma_over=20)
+    return z(bars.close[:, 3:] - bars.close[:, :-3], mean_over=20, sigma_over=20)
 
 
 def directional_drift(bars: Columns) -> float | None:
@@ -66,7 +71,7 @@ def directional_drift(bars: Columns) -> float | None:
 
 def pair_z(own: Columns, pair: Columns) -> float | None:
     """The z20 of C − C of the pair at the same bars."""
-    return z(own.close - pair.close, mean_over=20, sigma_over=20)
+    return z((own.close - pair.close)[None], mean_over=20, sigma_over=20)[0]
 
 
 # fmt: off

@@ -2,47 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from domain.bar_window import Columns
+from domain.bar_window import Along, Columns
 from domain.features.entry import GATES, WILDER, Feature, entry
-from domain.indicators import ema, last_ema, psar, safe_div
+from domain.indicators import Column, ema, last_ema, psar, quotients, safe_div
 from domain.units import PRICE_SCALE
 
 
-def ma_spread(bars: Columns) -> float:
+@Along
+def ma_spread(bars: Columns) -> Sequence[float]:
     """|EMA20 − EMA50|."""
     # An EMA moves with its level: taken of differences, a flat window gives exactly 0.
-    differences = bars.close - bars.close[-1]
-    return abs(last_ema(differences, 20) - last_ema(differences, 50)) / PRICE_SCALE
+    differences = bars.close - bars.close[:, -1:]
+    spreads: list[float] = (np.abs(last_ema(differences, 20) - last_ema(differences, 50)) / PRICE_SCALE).tolist()
+    return spreads
 
 
-def ma_slope(bars: Columns) -> float | None:
+@Along
+def ma_slope(bars: Columns) -> Sequence[float | None]:
     """(EMA20 − EMA20 five bars ago)/ATR14."""
-    means = ema(bars.close - bars.close[-1], 20)
-    return safe_div(float(means[-1] - means[-6]), bars.last_atr(14))
+    means = ema(bars.close - bars.close[:, -1:], 20)
+    return quotients(means[:, -1] - means[:, -6], bars.last_atr(14))
 
 
-def _above_ema(bars: Columns, n: int) -> float:
-    return (0.0 - last_ema(bars.close - bars.close[-1], n)) / PRICE_SCALE
+def _above_ema(bars: Columns, n: int) -> Sequence[float]:
+    distances: list[float] = ((0.0 - last_ema(bars.close - bars.close[:, -1:], n)) / PRICE_SCALE).tolist()
+    return distances
 
 
-def above_ema_8(bars: Columns) -> float:
+@Along
+def above_ema_8(bars: Columns) -> Sequence[float]:
     """C − EMA8."""
     return _above_ema(bars, 8)
 
 
-def above_ema_20(bars: Columns) -> float:
+@Along
+def above_ema_20(bars: Columns) -> Sequence[float]:
     """C − EMA20."""
     return _above_ema(bars, 20)
 
 
-def above_ema_50(bars: Columns) -> float:
+@Along
+def above_ema_50(bars: Columns) -> Sequence[float]:
     """C − EMA50."""
     return _above_ema(bars, 50)
 
 
-def above_ema_200(bars: Columns) -> float:
+@Along
+def above_ema_200(bars: Columns) -> Sequence[float]:
     """C − EMA200."""
     return _above_ema(bars, 200)
 
@@ -53,21 +63,23 @@ def parabolic_distance(bars: Columns) -> float:
     return (0.0 - psar(bars.high - bars.close[-1], bars.low - bars.close[-1])) / PRICE_SCALE
 
 
-def _channel(bars: Columns) -> tuple[float, float]:
+def _channel(bars: Columns) -> tuple[Column, Column]:
     """High and low of the 20 bars before the last."""
-    return float(bars.high[-21:-1].max()), float(bars.low[-21:-1].min())
+    return bars.high[:, -21:-1].max(axis=-1), bars.low[:, -21:-1].min(axis=-1)
 
 
-def channel_proximity(bars: Columns) -> float | None:
+@Along
+def channel_proximity(bars: Columns) -> Sequence[float | None]:
     """min(|U − C|, |C − D|)/ATR14, U and D the high and the low of the 20 bars before."""
-    (upper, lower), close = _channel(bars), float(bars.close[-1])
-    return safe_div(min(abs(upper - close), abs(close - lower)), bars.last_atr(14))
+    (upper, lower), close = _channel(bars), bars.close[:, -1]
+    return quotients(np.minimum(np.abs(upper - close), np.abs(close - lower)), bars.last_atr(14))
 
 
-def channel_position(bars: Columns) -> float | None:
+@Along
+def channel_position(bars: Columns) -> Sequence[float | None]:
     """(C − D)/(U − D), U and D the high and the low of the 20 bars before: above 1 is a breakout."""
     upper, lower = _channel(bars)
-    return safe_div(float(bars.close[-1]) - lower, upper - lower)
+    return quotients(bars.close[:, -1] - lower, upper - lower)
 
 
 _SPIRAL = ((5, 0.5), (20, 0.25), (60, 0.125))

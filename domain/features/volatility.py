@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from domain.bar_window import LOOKBACK, Columns
+from domain.bar_window import LOOKBACK, Along, Columns
 from domain.features.entry import GATES, Feature, entry
-from domain.indicators import SMALLEST_DENOMINATOR, safe_div, sigma, sma, sma_series, strictly_below, z
+from domain.indicators import (
+    SMALLEST_DENOMINATOR,
+    quotients,
+    safe_div,
+    sigma,
+    sma,
+    sma_series,
+    strictly_below,
+    true_range,
+    z,
+)
 
 QUIET = 0.7
 """ATR10/ATR100 below this is a compressed range."""
@@ -14,31 +26,35 @@ _STREAK_DECAY = 0.9048374180359595
 """exp(-1/10), written out: `exp` is not the same on every machine."""
 
 
-def volume_z(bars: Columns) -> float | None:
+@Along
+def volume_z(bars: Columns) -> Sequence[float | None]:
     """The z over 252 of SMA5(volume)."""
     return z(sma_series(bars.volume, 5), mean_over=LOOKBACK, sigma_over=LOOKBACK)
 
 
-def atr_z(bars: Columns) -> float | None:
+@Along
+def atr_z(bars: Columns) -> Sequence[float | None]:
     """The z over 252 of ATR5."""
     return z(bars.atr(5), mean_over=LOOKBACK, sigma_over=LOOKBACK)
 
 
-def range_ratio(bars: Columns) -> float | None:
+@Along
+def range_ratio(bars: Columns) -> Sequence[float | None]:
     """TR/ATR20."""
-    before = float(bars.close[-2])
-    last = max(float(bars.high[-1]), before) - min(float(bars.low[-1]), before)
-    return safe_div(last, bars.last_atr(20))
+    last = true_range(bars.high[:, -2:], bars.low[:, -2:], bars.close[:, -2:])
+    return quotients(last[:, 0], bars.last_atr(20))
 
 
-def range_compression(bars: Columns) -> float | None:
+@Along
+def range_compression(bars: Columns) -> Sequence[float | None]:
     """(H − L)/ATR14."""
-    return safe_div(float(bars.high[-1] - bars.low[-1]), bars.last_atr(14))
+    return quotients(bars.high[:, -1] - bars.low[:, -1], bars.last_atr(14))
 
 
-def atr_percentile(bars: Columns) -> float:
+@Along
+def atr_percentile(bars: Columns) -> Sequence[float]:
     """100 × how many of the last 252 values of ATR14 lie strictly below the last, ÷ 252."""
-    return strictly_below(bars.atr(14)[-LOOKBACK:])
+    return strictly_below(bars.atr(14)[:, -LOOKBACK:])
 
 
 def band_position(bars: Columns) -> float | None:

@@ -92,8 +92,11 @@ def slices(tables: Iterable[BarTable]) -> list[tuple[int, list[tuple[Timeframe, 
 
 
 def add(book: FeatureBook, bars: Iterable[tuple[Timeframe, Bar]]) -> None:
+    bars = list(bars)
+    book.add_hours([bar for timeframe, bar in bars if timeframe == "1h"])
     for timeframe, bar in bars:
-        (book.add_hour if timeframe == "1h" else book.add_day)(bar)
+        if timeframe == "1d":
+            book.add_day(bar)
 
 
 def vector(book: FeatureBook, version: str = "v2") -> FeatureVector:
@@ -289,7 +292,7 @@ def test_what_is_not_available_is_missing_with_its_reason() -> None:
 def test_a_window_without_movement_is_undefined() -> None:
     book = FeatureBook(bases={"ES": ("ibs", "atrz")})
     for hour in range(700):
-        book.add_hour(bar_of(start=Nanos(OPEN + hour * HOUR), length=HOUR))
+        book.add_hours([bar_of(start=Nanos(OPEN + hour * HOUR), length=HOUR)])
     for name in ("rsi_len_14", "adx_value", "atrz_pct"):
         assert reason(book, name) == "ES 1h: undefined (a division by nothing)"
     assert value(book, "ma_spread_ribbon_tightness") == 0.0
@@ -388,7 +391,7 @@ def test_a_window_with_a_pause_that_no_market_makes_is_missing_and_a_weekend_is_
     ends = dict.fromkeys(SEEDED, Nanos(begins[-1] + HOUR))
     single, bulk, pieces, ranked = seeded(ends), seeded(ends), seeded(ends), seeded({})
     for bar in table.bars():
-        single.add_hour(bar)
+        single.add_hours([bar])
     bulk.load([table])
     pieces.load([cut(table, until=begins[299] + HOUR)])
     pieces.load([cut(table, after=begins[299] + HOUR)])
@@ -433,7 +436,7 @@ def test_a_percentile_is_the_average_rank_among_all_bars_so_far(seed: int) -> No
     seen: list[float] = []
     book = FeatureBook(bases={"ES": ("ibs",)})
     for bar in tables["ES", "1h"].bars():
-        book.add_hour(bar)
+        book.add_hours([bar])
         ibs = internal_bar_strength(high=bar.high, low=bar.low, close=bar.close).value
         seen.append(ibs)
         below, equal = sum(v < ibs for v in seen), seen.count(ibs)
@@ -535,14 +538,14 @@ def test_loading_gives_the_bits_of_adding_every_bar(ends: dict[str, Nanos], load
     if carried is not None:
         before = seeded(ends)
         for bar in islice(HISTORY.bars(), carried):
-            before.add_hour(bar)
+            before.add_hours([bar])
         for book in (bulk, single):
             assert book.restore(before.percentiles()) == ()
     bulk.load([cut(HISTORY, until=end_at(loaded - 1))])
     for number, bar in enumerate(HISTORY.bars(), 1):
-        single.add_hour(bar)
+        single.add_hours([bar])
         if number > loaded:
-            bulk.add_hour(bar)
+            bulk.add_hours([bar])
         if number == loaded or number == len(HISTORY):
             assert bulk.percentiles() == single.percentiles()
             assert bulk.vector("ES", names, "v2") == single.vector("ES", names, "v2")
@@ -555,14 +558,14 @@ def test_carried_state_joins_only_the_seed_it_grew_from() -> None:
         return book
 
     first = grown_from("bundle-1")
-    first.add_hour(bar_of(start=OPEN, length=HOUR))
+    first.add_hours([bar_of(start=OPEN, length=HOUR)])
     state = first.percentiles()
     assert grown_from("bundle-2").restore(state) == state
     assert FeatureBook(bases={}).restore(state) == state
     again = grown_from("bundle-1")
     assert again.restore(state) == ()
     assert again.percentiles() == state
-    again.add_hour(bar_of(start=OPEN, length=HOUR))  # history repeats the bar: it is ranked, not inserted twice
+    again.add_hours([bar_of(start=OPEN, length=HOUR)])  # history repeats the bar: it is ranked, not inserted twice
     assert again.percentiles() == state
     assert value(again, "ibs_pct") == value(first, "ibs_pct") == 2.5 / 3
 
@@ -586,10 +589,10 @@ def test_percentile_state_after_the_bars_is_a_bug() -> None:
 
 def test_a_bar_that_is_not_after_the_last_is_a_bug() -> None:
     book = FeatureBook(bases={})
-    book.add_hour(bar_of(start=Nanos(OPEN + HOUR), length=HOUR))
+    book.add_hours([bar_of(start=Nanos(OPEN + HOUR), length=HOUR)])
     for start in (OPEN, OPEN + HOUR):
         with pytest.raises(OurError, match="ES 1h: a bar that ends at"):
-            book.add_hour(bar_of(start=Nanos(start), length=HOUR))
+            book.add_hours([bar_of(start=Nanos(start), length=HOUR)])
     with pytest.raises(OurError, match="ES 1h: the history's bars are not in order"):
         book.load([market()["ES", "1h"], market()["ES", "1h"]])
 

@@ -11,25 +11,41 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from domain import indicators
 from domain.indicators import (
     Column,
-    adx,
     atr,
     average_rank,
     ema,
     psar,
-    rsi,
     safe_div,
     sigma,
     sma,
     sma_series,
-    strictly_below,
     true_range,
     wilder,
-    z,
 )
 
 NAN, INF = float("nan"), float("inf")
+
+# ----------------------------------------------------- of one row, not of many
+
+
+def rsi(close: Column, n: int) -> float | None:
+    return indicators.rsi(close[None], n)[0]
+
+
+def adx(high: Column, low: Column, n: int) -> float | None:
+    return indicators.adx(high[None], low[None], n)[0]
+
+
+def z(values: Column, *, mean_over: int, sigma_over: int) -> float | None:
+    return indicators.z(values[None], mean_over=mean_over, sigma_over=sigma_over)[0]
+
+
+def strictly_below(values: Column) -> float:
+    return indicators.strictly_below(values[None])[0]
+
 
 # ------------------------------------------------------------ plain references
 

@@ -13,8 +13,9 @@ import pytest
 
 from domain.bar_window import Columns
 from domain.features import trend, volatility
-from domain.indicators import Column, adx, atr, ema, psar, rsi
+from domain.indicators import Column, atr, ema, psar
 from tests.domain.test_features import columns
+from tests.domain.test_indicators import adx, rsi
 
 talib = pytest.importorskip("talib", reason="the dev extra's TA-Lib is not installed")
 

@@ -10,11 +10,11 @@ import numpy.typing as npt
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domain.bar_window import BarWindow
+from domain.bar_window import Along, BarWindow, Fellows
 from domain.bars import BarTable, Timeframe
 from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
 from domain.features import BASES, FEATURES, UNIVERSE, feature_names, required_inputs
-from domain.units import HOUR
+from domain.units import HOUR, Price
 from tests.builders import OPEN
 from tests.domain.test_feature_book import DAY, HOURS, add, cut, last_of, slices, walk
 
@@ -106,6 +106,36 @@ def test_truncating_the_past_beyond_the_windows_changes_nothing(at: int) -> None
     assert book.percentiles() == state
 
 
+TOGETHER = ("HG", "SI", "ES", "NQ")
+
+
+def test_what_roots_are_asked_together_is_what_each_is_asked_alone() -> None:
+    """One book of four roots that lack hours at different moments, one of which begins anew; and a book for each."""
+    pairs = {"HG": "SI", "SI": "HG", "ES": "NQ"}
+    bases = dict.fromkeys(TOGETHER, ("atrz", "ibs", "pair_z", "volz"))
+    together = FeatureBook(bases=bases, pairs=pairs)
+    alone = {root: FeatureBook(bases={root: bases[root]}, pairs=pairs) for root in TOGETHER}
+    books = [together, *alone.values()]
+    moments = slices(table for (root, _), table in market().items() if root in TOGETHER)
+    split = moments[-LAST][0]
+    for book in books:
+        book.load([cut(table, until=split) for (root, _), table in market().items() if root in TOGETHER])
+    for number, (_, bars) in enumerate(moments[-LAST + 1 :]):
+        for book in books:
+            # Together, or one by one as a plain backtest may.
+            for closing in [bars] if number % 3 else [[bar] for bar in bars]:
+                add(book, closing)
+            if number == LAST // 2:
+                book.forget("NQ")
+            if number == LAST // 3:
+                book.open_session(0, {"ES": Price(10**10)})
+        closed = [bar.root for timeframe, bar in bars if timeframe == "1h"]
+        for root in closed if number % 2 else reversed(closed):
+            if together.has_hours(root):
+                assert together.vector(root, NAMES, "v2") == alone[root].vector(root, NAMES, "v2")
+    assert together.percentiles() == tuple(state for root in sorted(TOGETHER) for state in alone[root].percentiles())
+
+
 def window_of(rows: npt.NDArray[np.int64]) -> BarWindow:
     window = BarWindow("HG", 2_000)
     window.extend(rows)
@@ -140,3 +170,21 @@ def test_every_formula_reads_exactly_its_window(seed: int, later: int) -> None:
         assert window_of(rows).value(feature, past) == value, name
         assert window_of(np.concatenate((wild[: past - bars], rows[past - bars :]))).value(feature, past) == value, name
         assert window_of(kept[1:]).value(feature, bars - 1) is None, name
+
+
+@given(st.integers(1, 50), st.integers(2, 16))
+@settings(max_examples=5, deadline=None)
+def test_a_row_among_many_has_the_bits_that_it_has_alone(seed: int, roots: int) -> None:
+    fellows, windows = Fellows(), []
+    for root in range(roots):
+        # The last ones have too few bars for the longest windows.
+        spans = [(OPEN + h * HOUR, OPEN + (h + 1) * HOUR) for h in range(100 * (root % 5), 1_410)]
+        windows.append(BarWindow(f"R{root}", 2_000, fellows))
+        windows[-1].extend(walk(f"R{root}", "1h", spans, seed).data)
+    for (bars, name), feature in ALONE:
+        if not isinstance(feature.function, Along):
+            continue
+        for window in windows:
+            columns = window.last(bars, window.count)
+            alone = None if columns is None else feature.function(columns)
+            assert window.value(feature, window.count) == alone, name

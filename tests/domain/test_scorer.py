@@ -141,9 +141,9 @@ def test_features_of_another_bar_are_missing(bundle: ModelBundle) -> None:
 def test_a_value_that_a_forest_cannot_take_is_missing(bundle: ModelBundle) -> None:
     scorer = scorer_of(bundle)
     beyond = Price(10**60)
-    scorer.add_hour(bar_of(start=END, length=HOUR, open=beyond, high=beyond, low=beyond, close=beyond))
+    scorer.add_hours([bar_of(start=END, length=HOUR, open=beyond, high=beyond, low=beyond, close=beyond)])
     nasdaq = attrs.evolve(bar_of("NQM4", start=END, length=HOUR), root="NQ")
-    scorer.add_hour(nasdaq)
+    scorer.add_hours([nasdaq])
     judged = scorer.judge("ES", Nanos(END + HOUR))
     assert (judged.gate.is_passed, judged.gate.reason, judged.score) == (False, "veto_input_missing", None)
     assert judged.gate.value == "out of range: price_usd, es_hourly_return"
@@ -163,7 +163,7 @@ def break_the_score(scorer: Scorer, model: Meddling) -> None:
 def break_the_features(scorer: Scorer, model: Meddling) -> None:
     """The square of its difference is beyond a float."""
     beyond = Price(10**200)
-    scorer.add_hour(bar_of(start=END, length=HOUR, open=beyond, high=beyond, low=beyond, close=beyond))
+    scorer.add_hours([bar_of(start=END, length=HOUR, open=beyond, high=beyond, low=beyond, close=beyond)])
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_an_exception_costs_its_root_the_entries_from_then_on_and_no_other_root(
     model.first = lambda: None  # it would answer again
     for start in (END + HOUR, END + 2 * HOUR):
         for contract in ("ESM4", "NQM4"):
-            scorer.add_hour(bar_of(contract, start=Nanos(start), length=HOUR))
+            scorer.add_hours([bar_of(contract, start=Nanos(start), length=HOUR)])
         assert scorer.judge("ES", Nanos(start + HOUR)) == failed
         assert scorer.judge("NQ", Nanos(start + HOUR)).score is not None
 
@@ -209,7 +209,7 @@ def test_a_bar_that_cannot_be_taken_costs_every_root_its_entries(tmp_path: Path)
     nasdaq = small_bundle(tmp_path, "NQ", features=("nq_hourly_return", "ibs_pct"))
     scorer = Scorer({"NQ": nasdaq}, tables=TABLES)
     assert scorer.judge("NQ", END).score is not None
-    scorer.add_hour(bar_of(start=Nanos(END - 5 * HOUR), length=HOUR))
+    scorer.add_hours([bar_of(start=Nanos(END - 5 * HOUR), length=HOUR)])
     failed = scorer.judge("NQ", END)
     assert failed.gate.reason == "veto_failed"
     assert (failed.gate.value or "").startswith("OurError: ES 1h: a bar that ends at ")
@@ -268,7 +268,7 @@ def test_history_that_a_roll_has_cut_leaves_the_populations(bundle: ModelBundle)
     cut_off = [attrs.evolve(table, contracts=(), data=table.data[:0]) for table in TABLES]
     scorer = scorer_of(bundle, cut_off, carried=left)
     assert scorer.percentiles() == left
-    scorer.add_hour(bar_of(start=END, length=HOUR))
+    scorer.add_hours([bar_of(start=END, length=HOUR)])
     value = scorer.judge("ES", Nanos(END + HOUR)).gate.value
     assert value is not None
     assert "ES 1h: 1 of 2 bars (es_hourly_return)" in value
