@@ -10,8 +10,8 @@ import attrs
 from domain.bar_window import Along, Columns
 from domain.bars import Timeframe
 
-DESIGN = "strategy.md §3"
-GATES = "strategy.md §2"
+DESIGN = "the predecessor's definition"
+GATES = "the predecessor's gate"
 WILDER = f"{DESIGN}; Wilder 1978"
 
 PAIR = "pair"
