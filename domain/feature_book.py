@@ -481,6 +481,7 @@ class _Place:
 
 
 _NOTHING = BarWindow("", 0)
+_OWN = {timeframe: BarInput(root=None, timeframe=timeframe) for timeframe in _TIMEFRAMES}
 
 
 class _View:
@@ -500,7 +501,7 @@ class _View:
         self._root, self._windows, self._populations = root, windows, populations
         self._hours = windows[root, "1h"]
         self._pair = pair
-        self._places: dict[tuple[str, Timeframe], _Place] = {}
+        self._places: dict[BarInput, _Place] = {}
         self._ranks: dict[str, _Result] = {}
         self._joined: dict[object, _Result] = {}
         self.ts = ts
@@ -560,17 +561,17 @@ class _View:
     def _place_of(self, source: BarInput | PercentileInput) -> _Place:
         if not isinstance(source, BarInput):
             raise OurError(f"{source.base}: bars and percentiles in one feature")
-        root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
-        if root is None:
-            return _Place("", source.timeframe, _NOTHING, reason=f"{self._root} has no pair in the pair map")
-        return self._place(root, source.timeframe)
+        place = self._places.get(source)
+        if place is None:
+            place = self._places[source] = self._find(source)
+        return place
 
     def _percentile(self, name: str) -> _Result:
         population = self._populations.get(name)
         if population is None:
             return _Result(None, f"the book keeps no population {name} of {self._root}")
         base = population.base
-        place = self._place(self._root, base.timeframe)
+        place = self._place_of(_OWN[base.timeframe])
         if place.reason:
             return _Result(None, place.reason)
         if place.window.end_of(place.count) != population.ranked_ns:
@@ -584,13 +585,11 @@ class _View:
         value = self.of_bars(base)
         return value if value.value is None or percentile is None else value._replace(value=percentile)
 
-    def _place(self, root: str, timeframe: Timeframe) -> _Place:
-        key = (root, timeframe)
-        if key not in self._places:
-            self._places[key] = self._find(root, timeframe)
-        return self._places[key]
-
-    def _find(self, root: str, timeframe: Timeframe) -> _Place:
+    def _find(self, source: BarInput) -> _Place:
+        root = self._root if source.root is None else self._pair if source.root == PAIR else source.root
+        timeframe = source.timeframe
+        if root is None:
+            return _Place("", timeframe, _NOTHING, reason=f"{self._root} has no pair in the pair map")
         window = self._windows.get((root, timeframe))
         count = window.until(self.ts) if window is not None else 0
         if window is None or count == 0:
@@ -612,7 +611,7 @@ class _View:
             return _Place(
                 name, timeframe, window, count, reason=f"{name}: {hours} hours old" if hours > HOURS_PER_DAY else ""
             )
-        own = self._place(self._root, "1d")
+        own = self._place_of(_OWN["1d"])
         if own.reason:
             return _Place(name, timeframe, window, reason=own.reason)
         # Sessions of the same day overlap; days without a common moment are different days.
@@ -648,7 +647,8 @@ def _joined_hours(bars: int, place: _Place, other: _Place) -> tuple[Columns, boo
     """What `_joined_bars` gives where each of the hours has a bar of both, as it mostly is; None where it has not."""
     if not place.timeframe == other.timeframe == "1h" or other.count < bars:
         return None
-    if not bool((place.window.spans(place.count, bars)[1] == other.window.spans(other.count, bars)[1]).all()):
+    (_, ends), (_, other_ends) = place.window.spans(place.count, bars), other.window.spans(other.count, bars)
+    if ends.tobytes() != other_ends.tobytes():
         return None
     columns = other.window.last(bars, other.count)
     return None if columns is None else other.obstacle(bars) or (columns, False)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
 from actors.wiring import code_digest, library_versions
 from domain.errors import OperatorError
@@ -34,6 +36,7 @@ def workers(address: str | None) -> Iterator[None]:
     from joblib import parallel_config
 
     try:
+        _hear(address)
         client = Client(address, timeout=_PATIENCE_S, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is one of the first
         raise _silent(address, "no scheduler answers") from error
@@ -41,6 +44,16 @@ def workers(address: str | None) -> Iterator[None]:
         _check_workers(client, address)
         with parallel_config(backend="dask", client=client):
             yield
+
+
+def _hear(address: str) -> None:
+    """Wait for the scheduler's greeting, which the client would wait for without end. Raises OSError or ValueError."""
+    place = urlsplit(address if "://" in address else f"tcp://{address}")
+    if place.scheme != "tcp" or not place.hostname:
+        raise ValueError("not tcp://HOST:PORT")
+    with socket.create_connection((place.hostname, place.port or 8786), timeout=_PATIENCE_S) as connection:
+        if not connection.recv(1):
+            raise ConnectionError("closed at once")
 
 
 def _fingerprint() -> tuple[str, dict[str, str]]:

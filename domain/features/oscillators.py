@@ -9,7 +9,8 @@ from domain.features.entry import PAIR, WILDER, Feature, entry
 from domain.indicators import adx, rsi
 
 
-def bar_strength(bars: Columns) -> float:
+@Along
+def bar_strength(bars: Columns) -> Sequence[float]:
     """IBS = (C − L)/(H − L) of the last bar; 0.5 without a range.
 
     The bits of `ibs.internal_bar_strength`.
@@ -17,14 +18,15 @@ def bar_strength(bars: Columns) -> float:
     return _strength_of(bars, -1)
 
 
-def bar_strength_before(bars: Columns) -> float:
+@Along
+def bar_strength_before(bars: Columns) -> Sequence[float]:
     """IBS of the bar before the last."""
     return _strength_of(bars, -2)
 
 
-def _strength_of(bars: Columns, at: int) -> float:
-    high, low, close = float(bars.high[at]), float(bars.low[at]), float(bars.close[at])
-    return min(1.0, max(0.0, (close - low) / (high - low))) if high > low else 0.5
+def _strength_of(bars: Columns, at: int) -> list[float]:
+    prices = zip(bars.high[:, at].tolist(), bars.low[:, at].tolist(), bars.close[:, at].tolist(), strict=True)
+    return [min(1.0, max(0.0, (close - low) / (high - low))) if high > low else 0.5 for high, low, close in prices]
 
 
 @Along

@@ -12,12 +12,14 @@ from domain.indicators import SMALLEST_DENOMINATOR, safe_div, sigma, sma, z
 from domain.units import PRICE_SCALE
 
 
-def order_price(bars: Columns) -> float:
+@Along
+def order_price(bars: Columns) -> Sequence[float]:
     """C in quote currency: what a limit entry asks and a market entry refers to.
 
     The same float as `units.price_to_float` of the integer close.
     """
-    return float(bars.close[-1]) / PRICE_SCALE
+    prices: list[float] = (bars.close[:, -1] / PRICE_SCALE).tolist()
+    return prices
 
 
 def percent_return(bars: Columns) -> float | None:

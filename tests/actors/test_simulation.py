@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from actors.main import cli
 from actors.wiring.simulate import Lived, simulate
 
-CI_SEEDS = range(1, 251)
+CI_SEEDS = range(1, 201)
 SOAK_SEEDS = range(int(os.environ.get("ROONEY_SOAK_SEEDS", "10000")))
 
 

@@ -114,6 +114,7 @@ def test_optunas_study_goes_on_where_it_was(tmp_path: Path) -> None:
 
 @needs_optuna
 @pytest.mark.soak
+@pytest.mark.timeout(900)
 def test_optuna_recovers_a_planted_edge_whatever_the_processes_and_refuses_noise() -> None:
     table, noise = {"ES": TABLES["ES"]}, {"ES": table_of(market(edge=0, seed=1))}
     one, other, of_noise = (

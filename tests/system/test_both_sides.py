@@ -41,6 +41,8 @@ def request(place: Path, **changes: Any) -> TrainRequest:
         "config": place / "both.yml",
         "features": FEATURES,
         "grid": "one",
+        "search": "grid",
+        "trials": None,
         "min_trades": 2,
         "leak_checks": 0,
         "force": True,

@@ -58,12 +58,13 @@ def test_without_distributed_it_says_how_to_install_it() -> None:
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_dasks_workers_find_what_processes_here_find(tmp_path: Path) -> None:
-    file = write_minutes(tmp_path / "bars.dbn.zst", rebounds(trading_hours(FIRST, 24), strength=0, seed=1))
+    file = write_minutes(tmp_path / "bars.dbn.zst", rebounds(trading_hours(FIRST, 36), strength=0, seed=1))
 
     def train(name: str, *more: Any) -> Ended:
         return run(
-            "train", "ES", "--data", file, "--features", "es_hourly_return,ibs_pct,price_usd", "--min-trades", "2",
-            "--leak-checks", "1", "--force", "--work-dir", tmp_path / name, *more, environ=without_key(), limit_s=600,
+            "train", "ES", "--data", file, "--features", "es_hourly_return,ibs_pct,price_usd", "--min-trades", "5",
+            "--leak-checks", "1", "--grid", "one", "--force",
+            "--work-dir", tmp_path / name, *more, environ=without_key(), limit_s=600,
         )  # fmt: skip
 
     here = train("here", "--jobs", "2")

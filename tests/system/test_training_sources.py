@@ -224,7 +224,7 @@ def test_nothing_is_learned_of_entries_that_live_would_have_refused(tmp_path: Pa
     )
     assert {one.root for one in every.minutes} == {"ES"}
     assert {one.root for one in waiting.minutes} == {"ES", "TLT"}
-    assert every.key() != waiting.key() == attrs.evolve(waiting, market="simulated").key()
+    assert attrs.evolve(waiting, feeds=()).key() != waiting.key()
     calendar = CmeCalendar()
     last = max(one.rows[-1, END] for one in data.minutes if one.root == "TLT")
     # The bond's last day is there in the session after it, and in none later.
