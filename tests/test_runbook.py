@@ -1,4 +1,4 @@
-"""The runbook knows every exit code that the program can end with and every kind of alert that it can send."""
+"""The runbook knows every exit code and every kind of alert, and the page of supervision the tree that there is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 import actors.main
 from actors.alert_words import TOLD
+from actors.live import FOLLOWERS, QUIESCE_S
+from actors.machines import SUBSCRIBERS
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 DOCS = CHECKOUT / "docs"
@@ -59,3 +61,19 @@ def test_every_link_leads_somewhere(page: str) -> None:
         target = DOCS / file if file else DOCS / f"{page}.md"
         assert target.is_file(), file
         assert not anchor or anchor in anchors(target.read_text()), f"{file}#{anchor}"
+
+
+def test_the_table_of_children_and_the_picture_are_the_tree() -> None:
+    rows = re.findall(
+        r"(?m)^\| `(\w+)` \| [^|]+ \| (\w+) \| (\d+) s \| ([^|]+) \|", (DOCS / "supervision.md").read_text()
+    )
+    machines = [name for name, _ in SUBSCRIBERS]
+    assert [name for name, *_ in rows] == [*machines, "feed"]
+    for name, restart, stops_within, crashed in rows:
+        assert (restart == "transient") is (name == "feed")
+        assert float(stops_within) == QUIESCE_S
+        assert tuple(re.findall(r"then `(\w+)`", crashed)) == FOLLOWERS.get(name, ())
+    drawn = re.findall(r">(\w+)<", (DOCS / "supervision.svg").read_text())
+    assert [(name, drawn[drawn.index(name) + 1]) for name, *_ in rows] == [
+        (name, restart) for name, restart, *_ in rows
+    ]
