@@ -245,7 +245,9 @@ class JournalFile:
 
     def _rows(self, sql: str, parameters: tuple[object, ...] = ()) -> Generator[tuple]:  # type: ignore[type-arg]  # columns differ per query
         try:
-            yield from self._connection.execute(sql, parameters)
+            # Not `yield from`: who stops reading would close the cursor too, of a journal that may be closed by then.
+            for row in self._connection.execute(sql, parameters):  # noqa: UP028
+                yield row
         except _UNREADABLE as error:
             raise JournalUnreadable(f"{self.path}: {error}") from error
 

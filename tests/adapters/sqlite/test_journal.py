@@ -320,6 +320,14 @@ def tamper(path: Path, *statements: str) -> None:
     connection.close()
 
 
+@pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
+def test_who_stops_reading_may_close_the_file_first(path: Path) -> None:
+    with JournalFile(path, CODEC) as journal:
+        reading = journal.envelopes()
+        assert next(reading).seq == 1
+    del reading
+
+
 def test_an_untouched_file_verifies_and_says_how_many_events_it_holds(path: Path) -> None:
     with JournalFile(path, CODEC) as journal:
         assert journal.verify() == 7
