@@ -7,7 +7,7 @@ journal's directory, so that the session still replays when its bundle has been 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -130,11 +130,15 @@ def _kept(root: str, digest: str, journal_dir: Path) -> ModelBundle | None:
 
 
 def find_models(
-    records: Sequence[ModelRecord], journal_dir: Path, models_dir: Path | None = None
+    records: Sequence[ModelRecord],
+    journal_dir: Path,
+    models_dir: Path | None = None,
+    products: Mapping[str, str] | None = None,
 ) -> dict[str, ModelBundle]:
     """The bundles that a journal in `journal_dir` names: kept there, or else the program's own, whatever they are.
 
-    With `models_dir` those, and no others. A root whose bundle is not to be had is left out.
+    With `models_dir` those, and no others. A root whose bundle is not to be had is left out, and so is one in place
+    of the recorded that was trained on another product than the root's of `products`.
     """
     found = {}
     for record in records:
@@ -143,7 +147,8 @@ def find_models(
         bundle = _kept(record.root, record.digest, journal_dir) if models_dir is None else None
         if bundle is None:
             with suppress(BundleRefused):
-                bundle = load_model_bundle(record.root, models_dir or BUNDLES)
+                product = None if products is None else products[record.root]
+                bundle = load_model_bundle(record.root, models_dir or BUNDLES, signal_product=product)
         if bundle is not None:
             found[record.root] = bundle
     return found

@@ -16,6 +16,7 @@ from domain.bars import Bar, BarTable
 from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
 from domain.features import FEATURE_SET_VERSION, required_bases
 from domain.gates import Gate, unscored_gate, veto_gate
+from domain.ibs import EntrySide
 from domain.units import Nanos, Price
 from domain.veto import Score, Verdict, VetoModel, unusable_features
 
@@ -118,15 +119,15 @@ class Scorer:
         vector = self._book.vector(root, self._gates.get(root, ()), FEATURE_SET_VERSION)
         return vector if vector.ts == bar_end else f"{root}: the features stand at another bar"
 
-    def judge(self, root: str, bar_end: Nanos, *, is_short: bool = False) -> Judgement:
+    def judge(self, root: str, bar_end: Nanos, *, side: EntrySide = "long") -> Judgement:
         """What the root's model says of the hour bar that ends at `bar_end`, which must have been added.
 
-        `is_short`: it is asked of a short entry, which only a model that has learned from shorts may judge.
-        Never raises: an exit of any root must not depend on it.
+        `side`: of the entries that the root makes; a model that was trained on others judges none of them,
+        however it was loaded. Never raises: an exit of any root must not depend on it.
         """
         judgement = None
         if not self._failed.keys() & {root, _ALL}:
-            judgement = self._guarded(root, self._judge, root, bar_end, is_short)
+            judgement = self._guarded(root, self._judge, root, bar_end, side)
         if judgement is None:
             why = self._failed.get(_ALL) or self._failed[root]
             return Judgement(gate=unscored_gate("veto_failed", why))
@@ -139,12 +140,12 @@ class Scorer:
             self._failed.setdefault(root, f"{type(error).__name__}: {error}")
             return None
 
-    def _judge(self, root: str, bar_end: Nanos, is_short: bool) -> Judgement:
+    def _judge(self, root: str, bar_end: Nanos, side: EntrySide) -> Judgement:
         model = self._models.get(root)
         if model is None:
             reason = f"veto_model_{self._refusals.get(root, 'missing')}"
             return Judgement(gate=unscored_gate(reason, self._details.get(root)))
-        if model.side not in ("both", "short" if is_short else "long"):
+        if model.side != side:
             return Judgement(gate=unscored_gate("veto_model_side", f"trained on {model.side} entries"))
         threshold = self._thresholds[root]
         if not self._book.has_hours(root):

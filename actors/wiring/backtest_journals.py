@@ -40,7 +40,8 @@ def market_of_journals(
             market = recorded_session(journal.envelopes(types=set(READ)), with_fills=with_fills, confirmed=confirmed)
         opened = market.opened
         if with_veto:
-            market = attrs.evolve(market, models=find_models(opened.models, path.parent, models_dir))
+            products = {root.root: root.data_product for root in opened.roots}
+            market = attrs.evolve(market, models=find_models(opened.models, path.parent, models_dir, products))
         else:
             opened = attrs.evolve(opened, strategy=opened.strategy.without_veto(), models=())
             market = attrs.evolve(market, opened=opened)

@@ -250,7 +250,7 @@ class CerebroEngine:
     def _decided(self) -> tuple[Decision, ...]:
         signals: tuple[Signal | ShadowScored, ...] = tuple(self._signals)
         if self._shadow is not None:
-            signals = tuple(with_shadows(self._signals, self._shadow, self._shadows))
+            signals = tuple(with_shadows(self._signals, self._shadow, self._shadows, self._settings))
         self._signals.clear()
         return (*signals, *self._requested())
 

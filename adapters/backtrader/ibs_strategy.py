@@ -190,7 +190,7 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             is_late=self.is_late,
             missing_feeds=None if self.p.feeds is None else self.p.feeds.missing(),
         )
-        judgement = self._judge(state, bar, candidate)
+        judgement = self._judge(state, bar)
         gates = (*candidate.gates, judgement.gate)
         refusal = first_refusal(gates)
         holding = state.holding
@@ -234,14 +234,14 @@ class IbsStrategy(bt.Strategy):  # type: ignore[misc]  # backtrader has no types
             return ""
         return self._scorer.gate_values(state.plan.root, bar.end)
 
-    def _judge(self, state: RootState, bar: DecisionBar, candidate: Candidate) -> Judgement:
+    def _judge(self, state: RootState, bar: DecisionBar) -> Judgement:
         """The veto, also of a bar that another gate refuses: "why not" has to be answerable for all of them."""
         if not state.settings.veto:
             return Judgement(gate=VETO_OFF)
         if self._scorer is None:
             return Judgement(gate=unscored_gate("veto_model_missing"))
         root = state.plan.root
-        judgement = self._scorer.judge(root, bar.end, is_short=candidate.is_short)
+        judgement = self._scorer.judge(root, bar.end, side=state.settings.side)
         scored = scored_of(root, judgement)
         if scored is not None:
             self._listener(scored)

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 
 from domain.events import RootHalted, ShadowScored, SignalEvaluated, VetoScored
+from domain.ibs import StrategySettings
 from domain.scorer import Judgement, Scorer
 from domain.units import Nanos
 
@@ -16,14 +17,13 @@ Signal = VetoScored | SignalEvaluated | RootHalted
 
 
 def with_shadows(
-    signals: Iterable[Signal], shadow: Scorer, digests: Mapping[str, str]
+    signals: Iterable[Signal], shadow: Scorer, digests: Mapping[str, str], settings: StrategySettings
 ) -> Iterator[Signal | ShadowScored]:
     """The signals, and after each evaluation of a root that has a shadow (`digests`) what the shadow says."""
     for signal in signals:
         yield signal
         if isinstance(signal, SignalEvaluated) and signal.root in digests:
-            is_short = any(gate.name == "side" and gate.value == "short" for gate in signal.gates)
-            judgement = shadow.judge(signal.root, signal.ts, is_short=is_short)
+            judgement = shadow.judge(signal.root, signal.ts, side=settings.of(signal.root).side)
             yield _scored(judgement, signal.root, signal.ts, digests[signal.root])
 
 

@@ -197,6 +197,10 @@ def test_a_directory_that_is_named_wins_over_what_was_kept(models_dir: Path, jou
     second = bundle_of(models_dir, seed=1)
     assert find_models([record_of(first)], journal_dir, models_dir)[ROOT].digest == second.digest
     assert find_models([record_of(first)], journal_dir, tmp_path / "empty") == {}
+    assert find_models([record_of(first)], journal_dir, models_dir, {ROOT: "NOPE"}) == {}
+    assert find_models([record_of(first)], journal_dir, None, {ROOT: "NOPE"})[ROOT].digest == first.digest, (
+        "the recorded"
+    )
 
 
 def test_a_model_that_is_not_to_be_had_is_left_out(models_dir: Path, journal_dir: Path) -> None:

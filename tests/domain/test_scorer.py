@@ -13,7 +13,7 @@ import pytest
 from domain.bars import BarTable
 from domain.feature_book import FeatureBook
 from domain.gates import Gate
-from domain.ibs import internal_bar_strength
+from domain.ibs import EntrySide, internal_bar_strength
 from domain.indicators import average_rank
 from domain.scorer import Judgement, Scorer
 from domain.units import HOUR, Nanos, Price
@@ -89,19 +89,19 @@ def test_the_models_answer_to_the_books_vector_is_the_verdict(bundle: ModelBundl
 
 def test_a_model_judges_entries_of_its_own_side_only(bundle: ModelBundle, tmp_path: Path) -> None:
     of_shorts = small_bundle(tmp_path, side="short")
-    short = scorer_of(of_shorts).judge("ES", END, is_short=True)
-    assert short.score == scorer_of(bundle).judge("ES", END).score is not None
-    for model, is_short in ((bundle, True), (of_shorts, False)):
-        judged = scorer_of(model).judge("ES", END, is_short=is_short)
-        assert (judged.gate.is_passed, judged.gate.reason) == (False, "veto_model_side")
-        assert judged.gate.value == f"trained on {model.side} entries"
-        assert judged.score is None
-
-
-def test_a_model_of_both_sides_judges_both(bundle: ModelBundle, tmp_path: Path) -> None:
-    of_both = scorer_of(small_bundle(tmp_path, side="both"))
+    of_both = small_bundle(tmp_path / "both", side="both")
     expected = scorer_of(bundle).judge("ES", END).score
-    assert [of_both.judge("ES", END, is_short=is_short).score for is_short in (False, True)] == [expected, expected]
+    assert expected is not None
+    sides: tuple[EntrySide, ...] = ("long", "short", "both")
+    for model in (bundle, of_shorts, of_both):
+        for side in sides:
+            judged = scorer_of(model).judge("ES", END, side=side)
+            if side == model.side:
+                assert judged.score == expected
+            else:
+                assert (judged.gate.is_passed, judged.gate.reason) == (False, "veto_model_side")
+                assert judged.gate.value == f"trained on {model.side} entries"
+                assert judged.score is None
 
 
 @pytest.mark.parametrize(("step", "is_passed"), [(-np.inf, True), (0, True), (np.inf, False)])
