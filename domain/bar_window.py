@@ -88,6 +88,9 @@ class Along:
         self.of_many = of_many
         update_wrapper(self, of_many)
 
+    def __reduce__(self) -> str:
+        return self.of_many.__qualname__  # where a decorator leaves it
+
     def __call__(self, bars: Columns) -> float | None:
         prices_and_volume = np.array((bars.open, bars.high, bars.low, bars.close, bars.volume))
         (value,) = self.of_many(_rows_of((prices_and_volume,)))

@@ -129,14 +129,23 @@ class FeatureBook:
     # ------------------------------------------------------------ bars in
 
     def add_hours(self, bars: Sequence[Bar]) -> None:
-        """Take the hour bars that closed together, each once, in order. Raises OurError for one not after the last.
+        """Take the hour bars that closed together, one of a root, each once, in order.
 
-        The same as each alone; what populations rank is computed for all of them at once.
+        The same as each alone; what populations rank is computed for all of them at once. Raises OurError for one
+        that is not after its root's last, when the others are taken.
         """
+        taken: list[Bar] = []
+        failed: OurError | None = None
         for bar in bars:
-            self._append(bar.root, "1h", bar.ts_start, bar.ts_end, _values_of(bar))
-        for bar in bars:
+            try:
+                self._append(bar.root, "1h", bar.ts_start, bar.ts_end, _values_of(bar))
+                taken.append(bar)
+            except OurError as error:
+                failed = failed or error
+        for bar in taken:
             self._rank(bar.root, "1h", bar.ts_end)
+        if failed is not None:
+            raise failed
 
     def add_day(self, bar: Bar) -> None:
         """Take a completed day bar, once, in order. Raises OurError for one not after the last."""

@@ -24,8 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 Column = npt.NDArray[np.float64]
+"""(W,)"""
 Rows = npt.NDArray[np.float64]
-"""One column (W,), or those of several roots (roots, W)."""
+"""Columns of several roots: (roots, W). What gives an array takes one column (W,) too; what gives a list does not."""
 
 SMALLEST_DENOMINATOR = 1e-12
 
