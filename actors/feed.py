@@ -63,8 +63,6 @@ from domain.units import MINUTE, SECOND, Nanos, floor_to
 
 REPLAY_WINDOW = Nanos(23 * 3600 * SECOND + 55 * 60 * SECOND)
 """Databento replays the last 24 hours; asked for more it sends nothing."""
-DEAD_FEED_GRACE = Nanos(300 * SECOND)
-"""In real time a session ends this long after its close when the feed is down and cannot say so."""
 FRESH_LAG = Nanos(3 * SECOND)
 """A feed whose last record is no older than this is not behind."""
 STRANGERS_LIMIT = 100_000
@@ -471,12 +469,6 @@ class FeedActor(SupervisedActor):
         self._watch_lag(now)
         is_running = self._memory.status == "live" and not self._is_replaying
         seen = self._time.complete_until(Nanos(time.monotonic_ns())) if is_running else self._time.seen
-        # One that is only late by our clock says itself when the session is over.
-        if self._memory.status not in ("live", "stale") and now >= end + DEAD_FEED_GRACE:
-            reason = "the session ended while the feed was down"
-            resets = self._resets(self._memory.ts_event or self._opened.feed_start_ns, end, reason)
-            self._publish(FeedStatusChanged(status="gap", reason=reason), *resets)
-            seen = end
         watermark = min(floor_to(seen, MINUTE), end)
         while len(self._held):
             first = Nanos(int(self._held["ts_recv"][0]))

@@ -238,10 +238,16 @@ class Opener:
         By a clock that is ahead the feed is stale and nothing is entered; one that is behind is put on to the feed's.
         """
         clocks = f"the feed's time is {iso_utc(feed_now)}, the system's {iso_utc(self.now())}"
+        is_holding = left is not None and bool(left.carried.positions or left.carried.orders)
         if feed_now < self.now() - RECORDED_BEHIND:
             fix = "set clock: feed to run recorded data, or start the gateway with --rebase now"
-            raise OperatorError(clocks, where="clock", fix=f"{fix}; if the feed is live, set the system's clock")
-        if left is None or not (left.carried.positions or left.carried.orders):
+            raise OperatorError(
+                clocks,
+                where="clock",
+                fix=f"{fix}; if the feed is live, set the system's clock",
+                exit_code=EXIT_TRY_AGAIN if is_holding else 78,
+            )
+        if not is_holding:
             fix = "set the system's clock (chrony, timedatectl), or clock: feed for recorded data, and start again"
             raise OperatorError(clocks, where="clock", fix=fix, exit_code=EXIT_TRY_AGAIN)
         log.error("the system's clock is wrong: a session is opened for what is held", clocks=clocks)

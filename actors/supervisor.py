@@ -271,6 +271,7 @@ class Supervisor(pykka.ThreadingActor):
                 self._restart(leaving.then)
             elif self._now_s() >= leaving.until_s:
                 child.leaving = None
+                self._children[leaving.then.actor].restart = None  # nobody is started beside it
                 self._on_safe_stop(f"{child.spec.name} did not stop within {child.spec.shutdown_s:.0f} s")
 
 

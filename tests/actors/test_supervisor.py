@@ -292,17 +292,18 @@ def test_while_a_follower_stops_the_process_can_be_ended(held: Held) -> None:
     assert held.ref.stop(timeout=LIMIT_S)
 
 
-def test_a_follower_that_hangs_ends_the_process(held: Held) -> None:
+@pytest.mark.parametrize(("ends", "hangs"), [("one", "other"), ("other", "one")])
+def test_a_follower_that_hangs_ends_the_process(ends: str, hangs: str, held: Held) -> None:
     held.ref.tell(Look())
     held.settle()
     assert held.reasons == []
     held.later_s = SHUTDOWN_S
-    held.may_end["one"].set()
-    held.before["one"].actor_stopped.wait(LIMIT_S)
-    for _ in range(2):
+    held.may_end[ends].set()
+    held.before[ends].actor_stopped.wait(LIMIT_S)
+    for _ in range(3):
         held.ref.tell(Look())
     held.settle()
-    assert held.reasons == [f"other did not stop within {SHUTDOWN_S:.0f} s"]
+    assert held.reasons == [f"{hangs} did not stop within {SHUTDOWN_S:.0f} s"]
     assert held.count("ActorRestarted") == 0
 
 

@@ -214,6 +214,56 @@ def test_what_is_held_goes_into_the_next_session_by_a_wrong_clock_and_leaves_the
         assert_replays(journal)
 
 
+def closed_minutes(journal: Path) -> dict[str, list[int]]:
+    """By root: the minutes after START whose bars have closed, one after the other."""
+    found: dict[str, list[int]] = {}
+    for closed in (e.payload for e in envelopes(journal, "SliceClosed")):
+        for bar in closed.minutes:
+            found.setdefault(bar.root, []).append((bar.ts_start - START) // MINUTE)
+    return found
+
+
+def test_a_session_that_ended_while_the_process_was_down_is_replayed_whole(tmp_path: Path) -> None:
+    """The feed ends a session, not our clock: what it still has to replay is lost to nobody."""
+    market, calendar, server = Market(), Days(at(30, 0)), LocalTradersPost(clock="request")
+    with trading(tmp_path, market, server, calendar) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        for minute in range(2):
+            market.trade(at(minute), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("SliceClosed")
+    for minute in [*range(2, 30), 36]:
+        market.trade(at(minute), ES=MIDDLE, GC=MIDDLE)
+    with trading(tmp_path, market, server, calendar) as run:
+        later = attrs.evolve(run, journal=run.journal.with_name("2024-05-02.db"))
+        later.await_type("FeedStatusChanged", status="live")
+        market.trade(at(37), ES=MIDDLE, GC=MIDDLE)
+        later.await_type("SliceClosed")
+    assert closed_minutes(run.journal) == {root: list(range(30)) for root in ("ES", "GC")}
+    assert not envelopes(run.journal, "RootReset")
+    (history,) = (e.payload for e in envelopes(later.journal, "HistoryLoaded"))
+    assert {(table.root, table.timeframe) for table in history.tables} >= {("ES", "1d"), ("GC", "1d")}
+    for journal in (run.journal, later.journal):
+        assert_replays(journal)
+
+
+def test_a_clock_that_says_that_the_session_is_over_ends_none(tmp_path: Path) -> None:
+    market, calendar, server = Market(), Days(at(30, 0)), LocalTradersPost(clock="request")
+    with trading(tmp_path, market, server, calendar) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        for minute in range(2):
+            market.trade(at(minute), ES=MIDDLE, GC=MIDDLE)
+        run.await_type("SliceClosed")
+    market.skew = HOUR
+    with trading(tmp_path, market, server, calendar) as run:
+        for minute in range(2, 6):
+            market.trade(at(minute), ES=MIDDLE, GC=MIDDLE)
+            run.await_type("SliceClosed", minute)
+    assert closed_minutes(run.journal)["ES"] == list(range(5))
+    assert not envelopes(run.journal, "SessionClosed")
+    assert not envelopes(run.journal, "RootReset")
+    assert_replays(run.journal)
+
+
 # ---------------------------------------------------------------- the program's own clock
 
 JUMP = """
