@@ -43,7 +43,6 @@ READ = frozenset(
         "OrderRejected",
         "OrderExpired",
         "FillAssumed",
-        "FillConfirmed",
         "SessionStopped",
         "SessionClosed",
     }
@@ -125,9 +124,6 @@ def _take(found: _Found, envelope: Envelope) -> None:
             confirmed = found.confirmed.get(signal_id)
             outcome = RecordedOutcome(known_ns=envelope.ts_ns, price=fill.price, ts=fill.ts, confirmed=confirmed)
             _end(found, signal_id, outcome)
-        case FillConfirmed(signal_id=signal_id, price=price):
-            # Only of an order that nothing else has ended: nobody had known what it came to.
-            _end(found, signal_id, RecordedOutcome(known_ns=envelope.ts_ns, price=price, ts=envelope.ts_ns))
         case RiskDecided(is_allowed=False, signal_id=signal_id):
             _end(found, signal_id, RecordedOutcome(known_ns=envelope.ts_ns))
         case OrderRejected(signal_id=signal_id) | OrderExpired(signal_id=signal_id):

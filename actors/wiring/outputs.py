@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 from domain.errors import OperatorError
@@ -11,20 +13,21 @@ def check_directory(directory: Path, option: str) -> None:
     """Make `directory` where it is missing. Raises OperatorError (exit 2) when nothing can be written in it."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        check = directory / ".writable"
-        check.touch()
-        check.unlink()
+        with tempfile.TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         raise unwritable(directory, error, f"give {option} a writable directory") from error
 
 
 def check_file(path: Path, option: str) -> None:
     """What is in the file stays there. Raises OperatorError (exit 2) when `path` cannot be written."""
-    is_new = not path.exists()
+    # A link whose target is missing stays: what is made and taken away again is the target.
+    target = Path(os.path.realpath(path))
+    is_new = not target.exists()
     try:
-        path.open("ab").close()
+        target.open("ab").close()
         if is_new:
-            path.unlink()
+            target.unlink()
     except OSError as error:
         raise unwritable(path, error, f"name another file with {option}") from error
 

@@ -33,6 +33,7 @@ from domain.units import MINUTE, Nanos
 from models.candidates import SIDE_FEATURE, Candidates, Material, PassEverything, Row
 from models.kept import Arrays, KeptWork, key_of
 from models.lookahead import refuse_lookahead, spread
+from models.parameters import recorded_parameters
 
 Asked = dict[int, tuple[float, ...]]
 
@@ -328,10 +329,6 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
         },
         training_start=iso_utc(first.start_ns),
         training_end=iso_utc(last.end_ns),
-        strategy={
-            field.name: str(value)
-            for field in attrs.fields(StrategySettings)
-            if (value := getattr(run.settings, field.name)) != field.default
-        }
+        strategy=recorded_parameters(run.settings)
         | ({"required_reference_feeds": ", ".join(run.feeds)} if run.feeds else {}),
     )

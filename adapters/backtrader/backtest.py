@@ -17,7 +17,7 @@ from adapters.backtrader.broker import RequestNote, carried_note
 from adapters.backtrader.feeds import TIMEFRAMES, feed_name
 from adapters.backtrader.ibs_strategy import IbsStrategy
 from adapters.backtrader.roots import RootPlan, plans_of
-from adapters.backtrader.tape import Tape, TapeFeed
+from adapters.backtrader.tape import NO_TRADE_LIMIT, Tape, TapeFeed
 from domain.backtest import (
     CLOSE,
     END,
@@ -67,6 +67,8 @@ class RootBacktest:
 
     def run(self, market: MarketSession) -> tuple[BacktestTrade, ...]:
         """Trade one session; the trades that ended in it. Nothing where the session has no contract of the root."""
+        if market.memories is not None and not self._is_carried(market):
+            self._entry = None
         plan = next((plan for plan in plans_of(market.opened, None) if plan.root == self._root.root), None)
         bars = market.bars.get(self._root.root)
         if plan is None or bars is None:
@@ -88,6 +90,19 @@ class RootBacktest:
 
     # ------------------------------------------------------------- one session
 
+    def _is_carried(self, market: MarketSession) -> bool:
+        """A journal's file holds the last entry: sessions may be left out before it, and live it may have ended.
+
+        Recorded fills have its very time; those of the bars are near.
+        """
+        entry, tolerance = self._entry, 0 if market.outcomes is not None else NO_TRADE_LIMIT
+        return entry is not None and any(
+            (position.root, position.contract) == (self._root.root, entry.note.contract)
+            and position.quantity * entry.quantity > 0
+            and abs(position.opened_ns - entry.ts) <= tolerance
+            for position in market.positions
+        )
+
     def _trade(self, market: MarketSession, plan: RootPlan, bars: RootBars) -> _SessionStrategy:
         opened, root = market.opened, plan.root
         settings = opened.strategy.of(root)
@@ -104,7 +119,8 @@ class RootBacktest:
 
         def begin(strategy: _SessionStrategy) -> Tape:
             self._restore(strategy, market, plan.contract, bars)
-            broker.take_up = strategy.take_up
+            if isinstance(broker, RecordedBroker):
+                broker.take_up = strategy.take_up
             minutes.tape = broker.tape = tape = Tape(
                 minutes=bars.minutes,
                 hours=bars.hours,
@@ -213,7 +229,7 @@ class RootBacktest:
             return None
         entry, self._entry = self._entry, None
         if entry is None:
-            return None  # what a journal had carried into the session
+            return None  # carried in by a journal, and entered in no file of this run
         features, scored = self._entered.pop(entry.note.decided_ns, ((), None))
         # The session's own: what a contract is worth has changed over the years.
         root = next(root for root in market.opened.roots if root.root == self._root.root)

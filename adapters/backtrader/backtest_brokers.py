@@ -66,17 +66,17 @@ class NextBarBroker(bt.brokers.BackBroker):  # type: ignore[misc]  # backtrader 
 class RecordedBroker(NextBarBroker):
     """Fills as a journal has them; a market order that the journal does not know waits for ever."""
 
+    take_up: Callable[[], None]
+    """Called each turn: an order that a journal has left unfinished needs a bar to be placed on."""
+
     def __init__(
         self, outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]], *, settings: StrategySettings, tick_size: Price
     ) -> None:
         super().__init__(settings=settings, tick_size=tick_size, costs=BacktestCosts(slippage_ticks=0))
         self._outcomes = {key: deque(found) for key, found in outcomes.items()}
-        self.take_up: Callable[[], None] = lambda: None
-        """Called once, in the first turn: an order that a journal has left unfinished needs a bar to be placed on."""
 
     def next(self) -> None:
-        take_up, self.take_up = self.take_up, lambda: None
-        take_up()
+        self.take_up()
         super().next()
 
     def submit(self, order: Any, check: bool = True) -> Any:

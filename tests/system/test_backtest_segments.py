@@ -142,27 +142,6 @@ def test_a_brokers_price_is_the_trades_and_decides_nothing(tmp_path: Path) -> No
     assert result.decisions == before.decisions
 
 
-def test_a_brokers_report_ends_an_order_of_which_nothing_else_is_known(tmp_path: Path) -> None:
-    """The same file without the assumed fill of an entry: what the broker says of it takes its place."""
-    with JournalFile(GOLDEN, Codec()) as journal:
-        envelopes = list(journal.envelopes())
-    entry = next(e for e in envelopes if isinstance(e.payload, FillAssumed) and e.payload.intent == "entry")
-    fill = entry.payload
-    told = FillConfirmed(
-        root=fill.root, signal_id=fill.signal_id, quantity=1, price=fill.price, assumed=None, source="report.csv"
-    )
-    record = Record()
-    for envelope in envelopes:
-        if envelope is not entry:
-            record.put(envelope.payload, source=envelope.source, ts=envelope.ts_ns)
-        else:
-            record.put(told, source="operator", ts=envelope.ts_ns)
-    shutil.copytree(GOLDEN.parent / "models", tmp_path / "models")
-    (wanted,) = (one for one in backtest(GOLDEN, root=fill.root).trades if one.entry_ns == fill.ts)
-    found = backtest(write_journal(tmp_path / FIRST, record.envelopes), root=fill.root).trades
-    assert attrs.evolve(wanted, entry_ns=entry.ts_ns) in found
-
-
 # ------------------------------------------------------------ order of time
 
 

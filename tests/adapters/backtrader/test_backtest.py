@@ -17,6 +17,7 @@ from domain.backtest import BacktestCosts, BacktestTrade, MarketSession, Recorde
 from domain.bars import BarTable
 from domain.events import RollDue, SignalEvaluated, SliceClosed, VetoScored
 from domain.ibs import StrategySettings
+from domain.orders import Order, OrderState
 from domain.positions import Position
 from domain.units import HOUR, MINUTE, Nanos, float_to_price
 
@@ -239,8 +240,27 @@ def test_a_limit_order_ends_when_the_record_says_and_not_by_its_time(kit: Simple
     assert (backtest.is_holding, backtest.unfilled) == (True, 0)
 
 
-def test_what_is_held_or_ordered_in_an_older_contract_has_no_bars_and_is_left_out(kit: SimpleNamespace) -> None:
+@pytest.mark.parametrize("is_held", [True, False])
+def test_what_is_held_or_ordered_in_an_older_contract_has_no_bars_and_is_left_out(
+    kit: SimpleNamespace, is_held: bool
+) -> None:
     noon = kit.chicago(kit.MONDAY, 12)
+    ordered = Order(
+        signal_id="before",
+        root="ES",
+        contract="ESH4",
+        intent="exit",
+        side="sell",
+        quantity=1,
+        order_type="market",
+        limit_price=None,
+        reference_price=float_to_price(1_000.0),
+        decided_ns=kit.chicago(kit.MONDAY, 10),
+        expires_ns=None,
+        ticker="",
+        body="",
+        state=OrderState.ACCEPTED,
+    )
     held = Position(
         root="ES",
         contract="ESH4",
@@ -250,7 +270,8 @@ def test_what_is_held_or_ordered_in_an_older_contract_has_no_bars_and_is_left_ou
         entry_signal_id="before",
     )
     slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 100)])
-    _, heard = run(market_of(kit, slices, ["ES"], HOLDING, positions=(held,)), "ES")
+    left = {"positions": (held,)} if is_held else {"orders": (ordered,), "outcomes": {}}
+    _, heard = run(market_of(kit, slices, ["ES"], HOLDING, **left), "ES")
     assert [event.verdict for event in heard if isinstance(event, SignalEvaluated)][:1] == ["enter"]
 
 
@@ -286,3 +307,71 @@ def test_a_carried_position_is_closed_at_the_deadline_though_nothing_trades(kit:
     trades, heard = run(market, "ES")
     assert not trades  # its entry is not of this session
     assert [event.position for event in heard if isinstance(event, SignalEvaluated)] == [0]
+
+
+def held_since_monday(kit: SimpleNamespace, *, is_recorded: bool) -> RootBacktest:
+    """A backtest that has entered long on Monday at 13:00 at 940, and holds it where the file ends."""
+    noon = kit.chicago(kit.MONDAY, 12)
+    slices = falling(kit, [Nanos(noon + minute * MINUTE) for minute in range(1, 91)])
+    outcome = RecordedOutcome(known_ns=Nanos(noon + HOUR + MINUTE), price=float_to_price(940.0), ts=Nanos(noon + HOUR))
+    outcomes = {("ES", "entry", Nanos(noon + HOUR)): [outcome]} if is_recorded else None
+    market = market_of(kit, slices, ["ES"], HOLDING, memories=(), until_ns=Nanos(noon + 95 * MINUTE), outcomes=outcomes)
+    backtest = RootBacktest(kit.traded_root("ES"), listener=lambda event: None, costs=FREE)
+    assert not backtest.run(market)
+    assert backtest.is_holding
+    return backtest
+
+
+def carried_in(kit: SimpleNamespace, *, later_ns: int = 0, price: float = 940.0, **more: Any) -> Position:
+    """What is held since `later_ns` after Monday's entry."""
+    position = Position(
+        root="ES",
+        contract="ESM4",
+        quantity=1,
+        price=float_to_price(price),
+        opened_ns=Nanos(kit.chicago(kit.MONDAY, 13) + later_ns),
+        entry_signal_id="entry-1",
+    )
+    return attrs.evolve(position, **more)
+
+
+def thursday_with(kit: SimpleNamespace, *positions: Position, **more: Any) -> MarketSession:
+    """A journal's file from 2000 upwards: the target of a long of 940, the stop of a short of 2000."""
+    date, settings = kit.MONDAY + dt.timedelta(days=3), attrs.evolve(HOLDING, stop_pct=Decimal("0.5"))
+    ends = [Nanos(kit.chicago(date, 12) + minute * MINUTE) for minute in range(1, 60)]
+    prices = [(2_000.0 + i, 2_001.5 + i, 1_999.5 + i, 2_001.0 + i) for i in range(len(ends))]
+    slices = kit.slices_of([[kit.bar("ES", end, price)] for end, price in zip(ends, prices, strict=True)])
+    market = market_of(kit, slices, ["ES"], settings, memories=(), positions=positions, until_ns=ends[-1], **more)
+    return attrs.evolve(market, opened=kit.session_opened(["ES"], date=date, settings=settings))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [None, {"quantity": -3, "price": 2_000.0}, {"contract": "ESH4"}, {"later_ns": 11 * MINUTE}],
+    ids=["nothing", "short", "older contract", "later"],
+)
+def test_an_entry_that_a_journals_file_no_longer_holds_is_forgotten(
+    kit: SimpleNamespace, other: dict[str, Any] | None
+) -> None:
+    """Sessions are left out between, an operator has closed it, or the bars' fills were not the live ones."""
+    backtest = held_since_monday(kit, is_recorded=False)
+    positions = () if other is None else (carried_in(kit, **other),)
+    assert not backtest.run(thursday_with(kit, *positions))
+    assert not backtest.is_holding
+
+
+@pytest.mark.parametrize(("later_ns", "is_recorded"), [(0, False), (9 * MINUTE, False), (0, True), (1, True)])
+def test_an_entry_that_a_journals_file_holds_is_the_trade_that_ends_in_it(
+    kit: SimpleNamespace, later_ns: int, is_recorded: bool
+) -> None:
+    """The bars' fills are near the live ones; recorded ones are the same, or others."""
+    backtest = held_since_monday(kit, is_recorded=is_recorded)
+    thursday = kit.MONDAY + dt.timedelta(days=3)
+    asked, filled_ns = kit.chicago(thursday, 12, 1), kit.chicago(thursday, 12, 3)
+    outcome = RecordedOutcome(known_ns=filled_ns, price=float_to_price(2_003.0), ts=filled_ns)
+    outcomes = {("ES", "exit", asked): [outcome]} if is_recorded else None
+    found = backtest.run(thursday_with(kit, carried_in(kit, later_ns=later_ns), outcomes=outcomes))
+    assert not backtest.is_holding
+    told = [(trade.side, trade.session, trade.entry_ns, trade.entry_price, trade.exit_reason) for trade in found]
+    entered = (kit.chicago(kit.MONDAY, 13), float_to_price(940.0))
+    assert told == ([] if is_recorded and later_ns else [("long", thursday, *entered, "target")])
