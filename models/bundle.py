@@ -264,12 +264,14 @@ def write_bundle(
     *,
     check_rows: ArrayLike,
     models_dir: Path | str | None = None,
+    searched_with: str | None = None,
 ) -> ModelBundle:
     """Write the bundle of `description.root` and load it again, with every check.
 
     `populations`: per percentile base the values of the training window's bars, in any order.
     `check_rows`, shape (n, features): rows on which the flat forest must equal `predict_proba`; the training
-    rows will do. The manifest is written last: an interrupted write leaves a bundle that is refused.
+    rows will do. `searched_with`: the one of `manifest.SEARCHERS` that proposed the forest.
+    The manifest is written last: an interrupted write leaves a bundle that is refused.
     Raises ForestRefused for a forest that cannot be flattened, BundleRefused for a description that could
     not be loaded, OurError when the bits differ or the estimator's columns are others than `features`.
     """
@@ -290,7 +292,7 @@ def write_bundle(
         "model.joblib": _pickled(single),
         "populations.npz": _populations_npz(populations),
     }
-    versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    versions = {name: importlib.metadata.version(name) for name in (*LIBRARIES, searched_with) if name}
     manifest = Manifest(
         description=description,
         files={name: hashlib.sha256(raw).hexdigest() for name, raw in contents.items()},

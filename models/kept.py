@@ -29,8 +29,9 @@ def key_of(**said: Any) -> str:
 class KeptWork:
     """Arrays by key (`key_of`), one file each."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, directory: Path, salt: str = "") -> None:
+        """`salt`: what all of the work depends on, such as a digest of the code; none is found under another one."""
+        self._directory, self._salt = directory, salt
 
     def get(self, key: str) -> Arrays | None:
         """The arrays of that key; None when there are none, or their file is damaged."""
@@ -50,4 +51,4 @@ class KeptWork:
         written.replace(self._path(key))
 
     def _path(self, key: str) -> Path:
-        return self._directory / f"{key}.npz"
+        return self._directory / f"{hashlib.sha256(f'{self._salt}:{key}'.encode()).hexdigest()}.npz"

@@ -34,6 +34,8 @@ UNKNOWN = "unknown"
 """Of a model that was not trained here: its training window, its data, the product it was trained on."""
 LIBRARIES = ("joblib", "numpy", "scikit-learn")
 """Distributions whose version at training is recorded, besides Python's."""
+SEARCHERS = ("optuna",)
+"""Distributions that may have proposed the forests: recorded where one has."""
 
 Reason = Literal[
     "missing",  # the bundle or one of its files
@@ -196,7 +198,7 @@ class Manifest:
         return cls(
             description=description,
             files={} if is_bare else _named_texts(fields, "files", FILES, path),
-            libraries={} if is_bare else _named_texts(fields, "libraries", (*LIBRARIES, "python"), path),
+            libraries={} if is_bare else _libraries(fields, path),
         )
 
 
@@ -278,6 +280,11 @@ def _named_texts(fields: Mapping[str, Any], key: str, names: tuple[str, ...], pa
     if sorted(texts, key=str) != sorted(names) or not all(isinstance(text, str) for text in texts.values()):
         raise BundleRefused("malformed", f"{key}: expected a text for each of {', '.join(names)}", where=path)
     return dict(texts)
+
+
+def _libraries(fields: Mapping[str, Any], path: Path) -> dict[str, str]:
+    searchers = [name for name in SEARCHERS if name in _typed(fields, "libraries", dict, path)]
+    return _named_texts(fields, "libraries", (*LIBRARIES, "python", *searchers), path)
 
 
 def _threshold(value: object, path: Path) -> float:

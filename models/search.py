@@ -189,7 +189,7 @@ def _placed(
 
 
 def trial_key(table: Candidates, plan: TrainingPlan, params: Mapping[str, Any]) -> str:
-    """Hex sha256 of all that a trial's answer depends on: rows, folds, forest, seed and the libraries that compute."""
+    """Hex sha256 of what a trial's answer depends on beside the code: rows, folds, forest, seed, libraries."""
     return key_of(
         rows=table.digest,
         days=hashlib.sha256(table.days.tobytes() + table.sessions.tobytes()).hexdigest(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -87,6 +87,7 @@ def _of_files(request: BacktestRequest) -> BacktestResult:
     data = read_minutes(request.data, places.roots)
     for name, mapped, found in exchanged(places.roots, data):
         click.echo(f"{name}: the files hold {found}, the contract map reads {mapped}: {found} is traded", err=True)
+    say_left_out(data)
     if lacking := sorted(wanted - {root.root for root in data.roots}) if request.roots else []:
         raise _refused(f"no bar of {', '.join(lacking)} in the files", "name roots that the files hold")
     if request.no_veto:
@@ -176,6 +177,8 @@ class MinuteData:
     """Records of anything else: spreads, other products, ids without a name on their date."""
     is_simulated: bool = False
     """Some are of the demo's market."""
+    left_out: tuple[tuple[int, str, str], ...] = ()
+    """(bars, their product, the product that is read in its place) of each further product of a root."""
 
 
 def run_backtest(
@@ -244,23 +247,17 @@ def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteDa
     """The minutes of `roots` in DBN files of ohlcv-1m or trades and in journals, or directories of these, merged.
 
     A root whose product is not in the files takes another known product of it (ES where the map says MES), with
-    that product's own specification. Of a minute that several files hold, the first one's counts. Raises
-    OperatorError (exit 2) for a file that cannot be read, and without a single bar of any of the roots.
+    that product's own specification. Of a minute that several files hold, the first one's counts. A session in
+    which a journal has lost records of a root gets none of its bars from journals. Raises OperatorError (exit 2) for
+    a file that cannot be read, and without a single bar of any of the roots.
     """
-    products = {root.data_product for root in roots} | {code for root in roots for code in products_of(root.root)}
-    parts: dict[ContractAt, list[Rows]] = {}
-    foreign, is_simulated = 0, False
-    for path in with_segments(data_files(paths)):
-        found = file_minutes(path, sorted(products))
-        foreign, is_simulated = foreign + found.foreign, is_simulated or found.is_simulated
-        for at, rows in found.rows.items():
-            if len(rows):
-                parts.setdefault(at, []).append(rows)
+    codes = {root.root: {root.data_product, *products_of(root.root)} for root in roots}
+    parts, foreign, is_simulated = _parts(paths, codes)
     held = {at.name.product for at in parts}
     chosen = tuple(one for root in roots if (one := _with_data(root, held)) is not None)
     if not chosen:
         raise OperatorError(
-            f"no bar of {', '.join(sorted(products))}",
+            f"no bar of {', '.join(sorted(set().union(*codes.values())))}",
             where=", ".join(map(str, paths)),
             fix="give files of the roots that the contract map names",
             exit_code=2,
@@ -273,7 +270,29 @@ def read_minutes(paths: Sequence[Path], roots: Sequence[TradedRoot]) -> MinuteDa
         for at in sorted(parts, key=lambda at: (at.name.product, at.name.expiry.year, at.name.expiry.month))
         if at.name.product in by_product
     )
-    return MinuteData(minutes=minutes, roots=chosen, foreign=foreign, is_simulated=is_simulated)
+    read = {root.root: root.data_product for root in chosen}
+    left_out = tuple(
+        (sum(len(rows) for at in parts if at.name.product == code for rows in parts[at]), code, read[root])
+        for root in read
+        for code in sorted(codes[root] & held - {read[root]})
+    )
+    return MinuteData(minutes=minutes, roots=chosen, foreign=foreign, is_simulated=is_simulated, left_out=left_out)
+
+
+def _parts(
+    paths: Sequence[Path], codes: Mapping[str, Collection[str]]
+) -> tuple[dict[ContractAt, list[Rows]], int, bool]:
+    """By contract its rows in each file, where `codes` are each root's products; foreign records; of the demo?"""
+    products = sorted(set().union(*codes.values()))
+    files = [file_minutes(path, products) for path in with_segments(data_files(paths))]
+    # A live session forgets the hours and days that a loss has cut short: none may be made of what is left of it.
+    lossy = {(code, one.session) for one in files for root in one.lossy for code in codes.get(root, ())}
+    parts: dict[ContractAt, list[Rows]] = {}
+    for one in files:
+        for at, rows in one.rows.items():
+            if len(rows) and (at.name.product, one.session) not in lossy:
+                parts.setdefault(at, []).append(rows)
+    return parts, sum(one.foreign for one in files), any(one.is_simulated for one in files)
 
 
 def exchanged(roots: Sequence[TradedRoot], data: MinuteData) -> list[tuple[str, str, str]]:
@@ -284,6 +303,12 @@ def exchanged(roots: Sequence[TradedRoot], data: MinuteData) -> list[tuple[str, 
         for one in data.roots
         if not one.is_reference and one.data_product != mapped[one.root]
     ]
+
+
+def say_left_out(data: MinuteData) -> None:
+    """On stderr, what `data` leave out of a root that has bars of several products."""
+    for count, product, read in data.left_out:
+        click.echo(f"{count} bars of {product} left out: {read} is read", err=True)
 
 
 def _with_data(root: TradedRoot, held: set[str]) -> TradedRoot | None:

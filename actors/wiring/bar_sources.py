@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
@@ -16,7 +17,6 @@ from domain.bars import Bar, BarTable
 from domain.errors import JournalUnreadable, OperatorError
 from domain.events import RootReset, SessionOpened, SliceClosed
 from domain.history import ContractAt, Rows
-from domain.sessions import iso_utc
 from domain.units import MINUTE
 
 JOURNAL = ".db"
@@ -32,6 +32,10 @@ class FileMinutes:
     """Records of anything else than the contracts that were asked for."""
     is_simulated: bool = False
     """Of the demo's market."""
+    session: dt.date | None = None
+    """A journal's."""
+    lossy: frozenset[str] = frozenset()
+    """Roots of which this journal has lost records: none of the session's segments holds whole hours and days."""
 
 
 def data_files(paths: Sequence[Path]) -> tuple[Path, ...]:
@@ -75,8 +79,9 @@ def file_minutes(path: Path, products: Collection[str]) -> FileMinutes:
 
 
 def _journal_minutes(path: Path, products: Collection[str]) -> FileMinutes:
-    """The minutes that closed in one segment, of every contract that was read, but what a reset says is not whole."""
+    """The minutes that closed in one segment, of every contract that was read."""
     opened: SessionOpened | None = None
+    lossy: set[str] = set()
     bars: dict[tuple[str, str], list[Bar]] = {}
     with JournalFile(path, Codec()) as journal, naming(path):
         for envelope in journal.envelopes(types={"SessionOpened", "SliceClosed", "RootReset"}):
@@ -86,12 +91,8 @@ def _journal_minutes(path: Path, products: Collection[str]) -> FileMinutes:
                 case SliceClosed(minutes=minutes):
                     for bar in minutes:
                         bars.setdefault((bar.root, bar.contract), []).append(bar)
-                case RootReset(root=root, since=since):
-                    click.echo(
-                        f"{path}: records of {root} were lost; its bars before {iso_utc(since)} are left out", err=True
-                    )
-                    for key in [key for key in bars if key[0] == root]:
-                        bars[key] = [bar for bar in bars[key] if bar.ts_start >= since]
+                case RootReset(root=root):
+                    lossy.add(root)
                 case _:
                     pass
         if opened is None:
@@ -104,4 +105,7 @@ def _journal_minutes(path: Path, products: Collection[str]) -> FileMinutes:
             foreign += len(found)
         else:
             rows[at] = BarTable.of_bars(root, "1m", found).data
-    return FileMinutes(rows=rows, foreign=foreign, is_simulated=opened.is_demo)
+    date = opened.session.date
+    for root in sorted(lossy):
+        click.echo(f"{path}: records of {root} were lost; its bars of session {date} are left out", err=True)
+    return FileMinutes(rows=rows, foreign=foreign, is_simulated=opened.is_demo, session=date, lossy=frozenset(lossy))

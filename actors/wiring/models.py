@@ -372,8 +372,11 @@ def _count(found: Found) -> int:
 
 
 def _other(name: str, version: str) -> str:
-    """A remark when another version is installed; empty when it is the same."""
-    installed = platform.python_version() if name == "python" else importlib.metadata.version(name)
+    """A remark when another version is installed, or none; empty when it is the same."""
+    try:
+        installed = platform.python_version() if name == "python" else importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:  # of an extra
+        return ", not installed"
     return "" if installed == version else f", installed {installed}"
 
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import attrs
 import click
 
+from actors.wiring import code_digest
 from actors.wiring.backtest import places_of
 from actors.wiring.outputs import check_directory, check_file
-from actors.wiring.workers import workers
+from actors.wiring.workers import TRAINING_CODE, workers
 from adapters.config import CONTRACT_MAP_FILE, MODELS_DIR, MarketPlaces
 from adapters.contract_map import load_contract_map
 from domain.errors import OperatorError
@@ -66,13 +68,13 @@ def train_command(request: TrainRequest) -> int:
 
     Raises OperatorError (exit 2) without data, or when there is too little to learn from.
     """
-    request = _checked(request)
+    places = None if request.demo else places_of(request.config)
+    request = _checked(request, () if places is None else [root.root for root in places.roots])
     # A training on recorded bars replaces no bundle that anybody trades by, unless it is told to.
     models_dir = request.models_dir or (MODELS_DIR if request.demo else request.work_dir / "bundles")
-    places = None if request.demo else places_of(request.config)
     _check_places(request, models_dir, _roots(request, places))
     jobs = request.jobs or os.cpu_count() or 1
-    kept = KeptWork(request.work_dir / KEPT)
+    kept = KeptWork(request.work_dir / KEPT, salt=code_digest(TRAINING_CODE))
     with workers(request.dask):
         if places is None:
             from actors.wiring.training_demo import PLAN, demo_material
@@ -89,9 +91,16 @@ def train_command(request: TrainRequest) -> int:
     return _write(material, trained, seed=plan.seed, request=request, models_dir=models_dir)
 
 
-def _checked(request: TrainRequest) -> TrainRequest:
-    """What is between the roots and looks like a file is one of the data: `--data a.dbn b.dbn`."""
-    files = tuple(Path(name) for name in request.roots if "." in name or os.sep in name)
+def _checked(request: TrainRequest, known: Collection[str]) -> TrainRequest:
+    """What is between the roots and looks like a file or is a directory is one of the data: `--data a.dbn b.dbn`.
+
+    A directory that is called like one of the roots `known` has to be written as a path.
+    """
+    files = tuple(
+        Path(name)
+        for name in request.roots
+        if "." in name or os.sep in name or (name.upper() not in known and Path(name).is_dir())
+    )
     roots = tuple(name.upper() for name in request.roots if Path(name) not in files)
     checked = attrs.evolve(request, roots=roots, data=(*request.data, *files))
     if checked.demo and (roots or checked.data):
@@ -177,12 +186,17 @@ def _command(root: str, request: TrainRequest) -> str:
     words = ["python -m actors.main train"]
     if request.demo:
         return f"{words[0]} --demo --seed {request.seed} --sessions {request.sessions}"
-    words += [root, *(f"--data {path.name}" for path in request.data)]
+    words += [root, *(f"--data {_written(path)}" for path in request.data)]
     words += [f"--config {request.config.name}"] if request.config is not None else []
     words += [f"--features {','.join(request.features)}"] if request.features else []
     words.append(f"--grid {request.grid or 'small'}" if request.search == "grid" else _searched(request))
     words.append(f"--min-trades {request.min_trades} --seed {request.seed}")
     return " ".join(words)
+
+
+def _written(path: Path) -> str:
+    """As it was given; of an absolute path the name alone: a bundle does not tell where its machine keeps things."""
+    return shlex.quote(path.name if path.is_absolute() else path.as_posix())
 
 
 def _searched(request: TrainRequest) -> str:
@@ -239,6 +253,7 @@ def _write(
                 material[root].populations,
                 check_rows=material[root].table.values,
                 models_dir=models_dir,
+                searched_with=None if request.search == "grid" else request.search,
             )
         else:
             refused += 1

@@ -16,9 +16,8 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from actors.wiring import code_digest, library_versions
-from actors.wiring.backtest import MinuteData, exchanged, read_minutes, required_in, run_backtest
-from actors.wiring.workers import TRAINING_CODE
+from actors.wiring import library_versions
+from actors.wiring.backtest import MinuteData, exchanged, read_minutes, required_in, run_backtest, say_left_out
 from adapters.calendar import CmeCalendar
 from adapters.config import CALENDAR_OVERRIDES_FILE, MarketPlaces
 from domain.backtest import END, BacktestResult, ContractMinutes
@@ -132,7 +131,7 @@ class TrainingRun:
         return attrs.evolve(self, minutes=minutes)
 
     def key(self) -> str:
-        """Of all that its result depends on."""
+        """Of all that its result depends on, but the code."""
         rows = hashlib.sha256()
         for one in self.minutes:
             rows.update(f"{one.root}:{one.raw_symbol}:{len(one.rows)}:".encode() + one.rows.tobytes())
@@ -143,7 +142,6 @@ class TrainingRun:
             roots=repr(self.roots),
             settings=repr(self.settings),
             feeds=self.feeds,
-            code=code_digest(TRAINING_CODE),
             libraries=library_versions(),
         )
 
@@ -169,6 +167,7 @@ def file_material(request: FileRequest, places: MarketPlaces, kept: KeptWork) ->
         if name in traded:
             what = f"{name}: the files hold {found_product}, the contract map reads {mapped}"
             click.echo(f"{what}: a start takes the bundle where the map reads {found_product}", err=True)
+    say_left_out(data)
     features = {root: _features(request, by_root[root], by_root, settings.of(root).side) for root in traded}
     runs = {root: TrainingRun.of(by_root[root], features[root], data, settings, feeds) for root in traded}
     keys = {root: run.key() for root, run in runs.items()}

@@ -165,10 +165,11 @@ def test_verify_compares_the_estimator_only_when_it_may_run_its_pickle(home: Pat
 
 def test_versions_that_are_not_installed_are_a_note(home: Path) -> None:
     path = home / "live" / "ES" / "manifest.yml"
-    path.write_text(path.read_text().replace("\n  joblib: ", "\n  joblib: 0."))
+    path.write_text(path.read_text().replace("\n  joblib: ", "\n  optuna: 0.1.0\n  joblib: 0."))
     found = models("verify", "ES")
     assert found.exit_code == 0
     assert "note: trained with joblib 0." in found.output
+    assert "note: trained with optuna 0.1.0, " in found.output
 
 
 def test_a_manifest_without_a_signal_product_is_shown_and_never_used(home: Path) -> None:

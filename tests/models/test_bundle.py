@@ -292,6 +292,8 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m["files"].update({"../x": "0"})),
     ("malformed", lambda m: m["libraries"].pop("scikit-learn")),
     ("malformed", lambda m: m["libraries"].update({"scikit-learn": 1.9})),
+    ("malformed", lambda m: m["libraries"].update({"optuna": 5.0})),
+    ("malformed", lambda m: m["libraries"].update({"hyperopt": "5.0"})),
     ("changed", lambda m: m["files"].update({"forest.npz": "0" * 64})),
 ]
 

@@ -65,6 +65,14 @@ def test_a_kept_trial_is_used_as_it_is_and_a_damaged_one_is_run_again(tmp_path: 
     assert np.array_equal(run_trials({"ES": table}, PLAN, kept=kept)["ES"][0], honest, equal_nan=True)
 
 
+def test_nothing_is_found_that_other_code_has_kept(tmp_path: Path) -> None:
+    table, key = TABLES["ES"], trial_key(TABLES["ES"], PLAN, FOREST)
+    KeptWork(tmp_path, salt="one").put(key, {"unseen": np.zeros(len(table))})
+    assert KeptWork(tmp_path, salt="one").get(key) is not None
+    assert KeptWork(tmp_path, salt="other").get(key) is None
+    assert run_trials({"ES": table}, PLAN, kept=KeptWork(tmp_path, salt="other"))["ES"][0].any()
+
+
 def test_the_key_names_all_that_a_trial_depends_on() -> None:
     table = TABLES["ES"]
     keys = {

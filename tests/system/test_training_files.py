@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -199,12 +201,32 @@ def test_noise_is_refused_forced_and_not_run_again(tmp_path: Path, capsys: pytes
     assert "written all the same" in (tmp_path / "work" / "ES.html").read_text()
 
 
-def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(tmp_path: Path) -> None:
+@pytest.mark.skipif(find_spec("optuna") is None, reason="optuna is not installed: pip install -e '.[search]'")
+@pytest.mark.soak
+def test_a_bundle_names_the_version_of_what_proposed_its_forest(tmp_path: Path) -> None:
+    file = file_of(tmp_path / "bars.dbn.zst", 36)
+    for search, grid in (("grid", "one"), ("optuna", None)):
+        asked = request(tmp_path, file, force=True, search=search, grid=grid)
+        assert train_command(attrs.evolve(asked, trials=None if grid else 1)) == 0
+        libraries = load_model_bundle("ES", tmp_path / "work" / "bundles").manifest.libraries
+        assert libraries.get("optuna") == (None if grid else metadata.version("optuna"))
+
+
+def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file, config = file_of(tmp_path / "bars.dbn.zst", 24), tmp_path / "live.yml"
     config.write_text("mode: paper\naccount: nobody\nstrategy: {side: short, veto: false}\n")
     asked = request(tmp_path, file, config=config, force=True, min_trades=2)
-    assert train_command(asked) == 0
+    # The data as they were given, from where one is; of an absolute path the name.
+    (tmp_path / "my history").mkdir()
+    file_of(tmp_path / "my history" / "again.dbn.zst", 1)
+    monkeypatch.chdir(tmp_path / "my history")
+    given = (file, Path("../my history"), Path("."))
+    assert train_command(attrs.evolve(asked, data=given)) == 0
     bundle = load_model_bundle("ES", tmp_path / "work" / "bundles", signal_product="ES")
+    said = bundle.manifest.description.command
+    assert "--data bars.dbn.zst --data '../my history' --data . --config live.yml" in said
     assert bundle.side == "short"
     result = attrs.evolve(run_of(file), settings=StrategySettings(side="short")).result()
     assert {trade.side for trade in result.trades} == {"short"}
@@ -264,6 +286,20 @@ def test_more_files_may_follow_the_first(tmp_path: Path) -> None:
     file = file_of(tmp_path / "few.dbn.zst", 1)
     with pytest.raises(OperatorError, match=r"none\.dbn"):
         train_command(request(tmp_path, file, roots=("es", "none.dbn")))
+
+
+def test_a_directory_may_follow_the_first_unless_it_is_called_like_a_root(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = file_of(tmp_path / "few.dbn.zst", 1)
+    for name in ("more", "es"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(OperatorError, match="neither DBN files nor journals") as caught:
+        train_command(request(tmp_path, file, roots=("es", "more")))
+    assert caught.value.where == "more"
+    with pytest.raises(OperatorError, match="no traded root NONE"):
+        train_command(request(tmp_path, file, roots=("es", "none")))
 
 
 @pytest.mark.parametrize(

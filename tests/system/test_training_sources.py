@@ -53,10 +53,12 @@ def bars_file(directory: Path, sessions: int, root: str = "ES", product: str = "
     return write_minutes(directory / f"{root}.dbn.zst", rows, f"{product}Z4")
 
 
-def write_journals(directory: Path, rows: Rows, *, is_demo: bool = False, resets: int = 0) -> Path:
+def write_journals(
+    directory: Path, rows: Rows, *, is_demo: bool = False, resets: int = 0, lossy: dt.date = dt.date(2023, 12, 19)
+) -> Path:
     """ESZ4's minutes as `live` would have closed them, a file for each session and two for the first one.
 
-    `resets`: in the last session records are lost until so many minutes after its first bar.
+    `resets`: in the session `lossy` records are lost until so many minutes after its last segment's first bar.
     """
     calendar, starts, names = CmeCalendar(), rows[:, START], []
     directory.mkdir()
@@ -71,8 +73,8 @@ def write_journals(directory: Path, rows: Rows, *, is_demo: bool = False, resets
             record.put(opened_session(session=session, segment=segment, is_demo=is_demo))
             for bar in BarTable(root="ES", timeframe="1m", contracts=("ESZ4",) * len(half), data=half).bars():
                 record.put(SliceClosed(ts=bar.ts_end, minutes=(bar,)))
-            if is_last and resets:
-                record.put(RootReset(root="ES", since=Nanos(int(own[0, START]) + resets * MINUTE), reason="lost"))
+            if session.date == lossy and resets and half is halves[-1]:
+                record.put(RootReset(root="ES", since=Nanos(int(half[0, START]) + resets * MINUTE), reason="lost"))
             names.append(f"{session.date}.db" if segment == 1 else f"{session.date}.{segment}.db")
             write_journal(directory / names[-1], record.envelopes)
         if is_last:
@@ -132,17 +134,36 @@ def test_journals_train_what_the_same_bars_from_a_file_train(tmp_path: Path) -> 
 def test_what_a_journal_has_lost_is_left_out_and_the_demos_market_is_called_simulated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = rows_of(bars_file(tmp_path, 2))
-    lossy = read_minutes([write_journals(tmp_path / "lossy", rows, resets=90)], ROOTS)
-    is_lost = (rows[:, START] >= rows[23 * 12, START]) & (rows[:, START] < rows[23 * 12, START] + 90 * MINUTE)
-    assert is_lost.sum() == 18
-    assert np.array_equal(lossy.minutes[0].rows, rows[~is_lost])
-    assert "2023-12-19.db: records of ES were lost; its bars before 2023-12-19T00:30:00Z are left out" in (
+    """Live goes on without the hours and days that were cut short: none of them is made of what is left."""
+    file = bars_file(tmp_path, 2)
+    rows = rows_of(file)
+    second = int(rows[23 * 12, START])
+    last = write_journals(tmp_path / "last", rows, resets=90)
+    assert np.array_equal(rows_of(last), rows[rows[:, START] < second])
+    assert "2023-12-19.db: records of ES were lost; its bars of session 2023-12-19 are left out" in (
         capsys.readouterr().err
     )
+    # In the second segment of the first session: what the first one holds goes too.
+    first = write_journals(tmp_path / "first", rows, resets=90, lossy=FIRST)
+    assert np.array_equal(rows_of(first), rows[rows[:, START] >= second])
+    assert np.array_equal(rows_of(last, file), rows), "a file of these days fills the gap"
     demo = read_minutes([write_journals(tmp_path / "demo", rows, is_demo=True)], ROOTS)
     run_of = TrainingRun.of(demo.roots[0], ("price_usd",), demo, StrategySettings())
     assert run_of.market == "simulated"
+
+
+@pytest.mark.parametrize("command", ["train", "backtest"])
+def test_bars_of_a_roots_other_product_are_not_left_out_without_a_word(command: str, tmp_path: Path) -> None:
+    file = bars_file(tmp_path, 1)
+    rows = rows_of(file)[:, [0, 2, 3, 4, 5, 6]]
+    micro = write_minutes(tmp_path / "micro.dbn.zst", rows[:30], "MESZ4")
+    data = read_minutes([file, micro], ROOTS)
+    assert [(one.raw_symbol, len(one.rows)) for one in data.minutes] == [("MESZ4", 30)]
+    assert data.left_out == ((len(rows), "ES", "MES"),)
+    more = ["--jobs", "1"] if command == "train" else ["--no-veto"]
+    ended = CliRunner().invoke(cli, [command, "--data", str(file), "--data", str(micro), *more])
+    assert f"{len(rows)} bars of ES left out: MES is read\n" in ended.stderr
+    assert read_minutes([file], ROOTS).left_out == ()
 
 
 # --------------------------------------------------------- the history store
