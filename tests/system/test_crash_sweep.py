@@ -96,12 +96,15 @@ def run(
 
 
 def crash_points(journal: Path) -> list[Crash]:
-    """Each actor at each event that it handles, the site going round with the event."""
+    """Each actor at each event that it handles, the site going round with the event.
+
+    But at the session's end: it is the last event, and nobody is supervised any more.
+    """
     return [
         Crash(actor, envelope.seq, SITES[envelope.seq % len(SITES)])
         for envelope in envelopes(journal)
         for actor, kinds in HANDLES.items()
-        if envelope.type in kinds
+        if envelope.type in kinds and envelope.type != "SessionStopped"
     ]
 
 
