@@ -44,7 +44,6 @@ from domain.errors import OperatorError, OurError
 LOOPBACK = "127.0.0.1"
 BODY_LIMIT_BYTES = 65_536
 START_LIMIT_S = 10.0
-LONGEST_RACE_S = 3_600.0
 
 _NOT_PLAYED = {"no-trade": "nothing: a fault, never executed", "broker-reject": "refused: by the broker"}
 
