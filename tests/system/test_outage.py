@@ -268,11 +268,13 @@ def test_a_root_that_the_gateway_does_not_map_is_stale_and_the_others_go_on(tmp_
 def test_records_that_come_late_make_the_feed_stale_until_they_are_recent_again(tmp_path: Path) -> None:
     with running(tmp_path) as run:
         run.await_type("FeedStatusChanged", status="live")
-        run.market.trade(at(0), ES=MIDDLE)
-        run.market.now = at(0, 30)
+        for minute in range(2):
+            run.market.trade(at(minute), ES=MIDDLE)
+        run.await_type("SliceClosed")
+        run.market.now = at(1, 30)
         with run.market._lock:
-            run.market._items.append(Records(raw=run.market._record(at(0, 10), 1, 5_000.0)))
+            run.market._items.append(Records(raw=run.market._record(at(1, 10), 1, 5_000.0)))
         (stale,) = run.await_type("FeedStatusChanged", status="stale")
-        run.market.trade(at(0, 31), ES=MIDDLE)
+        run.market.trade(at(1, 31), ES=MIDDLE)
         run.await_type("FeedStatusChanged", 2, status="live")
     assert stale.payload.reason == "records come 20 s late by our clock"
