@@ -29,17 +29,21 @@ COLUMNS = ("name", "key", "output", "form", "parameter", "label")
 def features(name: str | None, bundle: str | None, models_dir: Path | None, *, columns: bool) -> None:
     """List the features that a bundle or a gate may name; explain NAME; check what a bundle needs.
 
-    With --bundle exit 1 when one of its features is not available.
+    With --bundle exit 1 when one of its features, or NAME alone, is not available.
     """
-    if name is not None and bundle is not None:
-        raise click.UsageError("NAME or --bundle, not both")
     from domain.features import FEATURES
 
     if bundle is not None:
         place, described = _described(bundle, models_dir)
-        chosen = {each: FEATURES[each] for each in described.features if each in FEATURES}
-        click.echo(_csv(chosen) if columns else "\n".join(_needs(place, described)))
-        sys.exit(int(len(chosen) < len(described.features)))
+        asked = described.features if name is None else (_named_by(place, described, name),)
+        chosen = {each: FEATURES[each] for each in asked if each in FEATURES}
+        if columns:
+            click.echo(_csv(chosen))
+        elif name is None:
+            click.echo("\n".join(_needs(place, described)))
+        else:
+            click.echo("\n".join(_explained_to_it(place, described, name)))
+        sys.exit(int(len(chosen) < len(asked)))
     listed = FEATURES if name is None else _one(name)
     if columns:
         click.echo(_csv(listed))
@@ -159,6 +163,25 @@ def _described(bundle: str, models_dir: Path | None) -> tuple[Path, BundleDescri
         raise OperatorError(what, where=str(path), fix="name a root with a bundle, or a file", exit_code=2) from error
     except BundleRefused as error:
         raise OperatorError(error.what, where=error.where, fix=error.fix, exit_code=2) from error
+
+
+def _named_by(place: Path, described: BundleDescription, name: str) -> str:
+    if name not in described.features:
+        what = f"the bundle of {described.root} does not name {name!r}"
+        raise OperatorError(what, where=str(place), fix="without NAME all that it names are listed", exit_code=2)
+    return name
+
+
+def _explained_to_it(place: Path, described: BundleDescription, name: str) -> Iterator[str]:
+    """One feature as this bundle asks for it."""
+    from domain.features import unavailable
+
+    number = described.features.index(name) + 1
+    yield f"{place}: feature {number} of {len(described.features)}, of {described.feature_set}"
+    if (reason := unavailable(name)) is not None:
+        yield f"{name:<12}UNAVAILABLE: {reason}"
+    else:
+        yield from explained(name, [described.root])
 
 
 def _users(name: str, models_dir: Path | None) -> list[str]:

@@ -69,6 +69,7 @@ NG   NG   -           0.001      10000     10      energy  Henry Hub Natural Gas
 MNG  NG   -           0.001      1000      1       energy  Micro Henry Hub Natural Gas (NYMEX)
 QG   NG   -           0.005      2500      12.5    energy  E-mini Natural Gas (NYMEX)
 6A   6A   -           0.0001     100000    10      fx      Australian Dollar (CME)
+6A   6A   2020-11-23  0.00005    100000    5       fx      Australian Dollar (CME)
 M6A  6A   -           0.0001     10000     1       fx      Micro Australian Dollar (CME)
 6B   6B   -           0.0001     62500     6.25    fx      British Pound (CME)
 M6B  6B   -           0.0001     6250      0.625   fx      Micro British Pound (CME)
@@ -77,10 +78,13 @@ M6B  6B   -           0.0001     6250      0.625   fx      Micro British Pound (
 M6E  6E   -           0.0001     12500     1.25    fx      Micro Euro FX (CME)
 PL   PL   -           0.1        50        5       metals  Platinum (NYMEX)
 6C   6C   -           0.0001     100000    10      fx      Canadian Dollar (CME)
+6C   6C   2016-07-11  0.00005    100000    5       fx      Canadian Dollar (CME)
 6J   6J   -           0.0000005  12500000  6.25    fx      Japanese Yen (CME)
 6M   6M   -           0.00001    500000    5       fx      Mexican Peso (CME)
 6N   6N   -           0.0001     100000    10      fx      New Zealand Dollar (CME)
+6N   6N   2021-08-16  0.00005    100000    5       fx      New Zealand Dollar (CME)
 6S   6S   -           0.0001     125000    12.5    fx      Swiss Franc (CME)
+6S   6S   2022-05-02  0.00005    125000    6.25    fx      Swiss Franc (CME)
 ZB   TLT  -           0.03125    1000      31.25   rates   U.S. Treasury Bond (CBOT)
 """
 """code, root, first session (`-`: as far back as we look), tick size, multiplier, tick value, calendar, description.

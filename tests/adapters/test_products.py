@@ -28,11 +28,11 @@ FIGURES = [
     ("HG", "0.0005", "12.5", "25000"), ("MHG", "0.0005", "1.25", "2500"), ("QC", "0.002", "25", "12500"),
     ("CL", "0.01", "10", "1000"), ("MCL", "0.01", "1", "100"),
     ("NG", "0.001", "10", "10000"), ("MNG", "0.001", "1", "1000"), ("QG", "0.005", "12.5", "2500"),
-    ("6A", "0.0001", "10", "100000"), ("M6A", "0.0001", "1", "10000"),
+    ("6A", "0.00005", "5", "100000"), ("M6A", "0.0001", "1", "10000"),
     ("6B", "0.0001", "6.25", "62500"), ("M6B", "0.0001", "0.625", "6250"),
     ("6E", "0.00005", "6.25", "125000"), ("M6E", "0.0001", "1.25", "12500"),
-    ("PL", "0.1", "5", "50"), ("6C", "0.0001", "10", "100000"), ("6J", "0.0000005", "6.25", "12500000"),
-    ("6M", "0.00001", "5", "500000"), ("6N", "0.0001", "10", "100000"), ("6S", "0.0001", "12.5", "125000"),
+    ("PL", "0.1", "5", "50"), ("6C", "0.00005", "5", "100000"), ("6J", "0.0000005", "6.25", "12500000"),
+    ("6M", "0.00001", "5", "500000"), ("6N", "0.00005", "5", "100000"), ("6S", "0.00005", "6.25", "125000"),
     ("ZB", "0.03125", "31.25", "1000"),
 ]  # fmt: skip
 
@@ -50,19 +50,26 @@ def test_no_other_product_is_known() -> None:
     assert set(PRODUCTS) == {code for code, *_ in FIGURES}
 
 
-@pytest.mark.parametrize(
-    ("date", "tick", "value"),
-    [
-        (dt.date(2013, 10, 9), "0.0001", "12.5"),
-        (dt.date(2016, 1, 8), "0.0001", "12.5"),
-        # CME's report S-7425: half the tick for trade date 2016-01-11.
-        (dt.date(2016, 1, 11), "0.00005", "6.25"),
-        (dt.date(2024, 1, 2), "0.00005", "6.25"),
-    ],
-)
-def test_the_euros_tick_is_that_of_the_session(date: dt.date, tick: str, value: str) -> None:
-    spec = spec_on(PRODUCTS["6E"].specs, date)
-    assert (spec.tick_size, spec.tick_value) == (int(Decimal(tick) * 10**9), Decimal(value))
+# Product, the first session of the half tick, its value before and since: CME's report S-7425, its pages on reduced
+# minimum price increments (FX) and the vendors' notices of them.
+HALVED = [
+    ("6E", dt.date(2016, 1, 11), "12.5", "6.25"),
+    ("6C", dt.date(2016, 7, 11), "10", "5"),
+    ("6A", dt.date(2020, 11, 23), "10", "5"),
+    ("6N", dt.date(2021, 8, 16), "10", "5"),
+    ("6S", dt.date(2022, 5, 2), "12.5", "6.25"),
+]
+
+
+@pytest.mark.parametrize(("code", "since", "before", "after"), HALVED)
+def test_a_currencys_tick_is_that_of_the_session(code: str, since: dt.date, before: str, after: str) -> None:
+    def tick_on(date: dt.date) -> tuple[int, Decimal]:
+        spec = spec_on(PRODUCTS[code].specs, date)
+        return spec.tick_size, spec.tick_value
+
+    whole, half = (100_000, Decimal(before)), (50_000, Decimal(after))
+    assert tick_on(dt.date(2013, 10, 9)) == tick_on(since - dt.timedelta(days=3)) == whole
+    assert tick_on(since) == tick_on(TODAY) == half
 
 
 def test_before_its_launch_a_product_has_its_first_spec() -> None:
