@@ -14,7 +14,6 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
-from domain.market import TradeArray
 from domain.units import Nanos, Price
 
 Timeframe = Literal["1m", "1h", "1d"]
@@ -36,26 +35,6 @@ class Bar:
     trades: int
     is_outside_hours: bool = False
     """True when a trade of this bar lies outside the calendar's hours of its root."""
-
-
-def bar_of_trades(
-    trades: TradeArray, *, root: str, contract: str, ts_start: Nanos, ts_end: Nanos, is_outside_hours: bool = False
-) -> Bar:
-    """The bar of `trades` (at least one, one instrument, arrival order)."""
-    prices = trades["price"]
-    return Bar(
-        root=root,
-        contract=contract,
-        ts_start=ts_start,
-        ts_end=ts_end,
-        open=Price(int(prices[0])),
-        high=Price(int(prices.max())),
-        low=Price(int(prices.min())),
-        close=Price(int(prices[-1])),
-        volume=int(trades["size"].sum(dtype=np.int64)),
-        trades=len(trades),
-        is_outside_hours=is_outside_hours,
-    )
 
 
 def merge_bars(first: Bar, second: Bar) -> Bar:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domain.bars import BAR_COLUMNS, Bar, BarTable, bar_of_trades, merge_bars
+from domain.bars import BAR_COLUMNS, Bar, BarTable, merge_bars
 from domain.market import TRADE_DTYPE, TradeArray, empty_trades, trades_from_bytes
 from domain.units import HOUR, MINUTE, Nanos, Price
 from tests.builders import OPEN, bar_of
@@ -27,29 +27,21 @@ TRADES = st.lists(st.tuples(st.integers(-(2**62), 2**62), st.integers(0, 2**32 -
 
 
 def fold(rows: list[tuple[int, int]], *, is_outside_hours: bool = False) -> Bar:
-    return bar_of_trades(
-        array_of(rows),
+    """The bar of these prices and sizes, as a person would count it."""
+    prices = [Price(price) for price, _ in rows]
+    return Bar(
         root="ES",
         contract="ESM4",
         ts_start=OPEN,
         ts_end=Nanos(OPEN + MINUTE),
+        open=prices[0],
+        high=max(prices),
+        low=min(prices),
+        close=prices[-1],
+        volume=sum(size for _, size in rows),
+        trades=len(rows),
         is_outside_hours=is_outside_hours,
     )
-
-
-@given(TRADES)
-def test_open_and_close_lie_between_low_and_high(rows: list[tuple[int, int]]) -> None:
-    bar = fold(rows)
-    assert bar.low <= min(bar.open, bar.close)
-    assert max(bar.open, bar.close) <= bar.high
-
-
-@given(TRADES)
-def test_a_bar_is_what_a_person_would_count(rows: list[tuple[int, int]]) -> None:
-    bar = fold(rows)
-    prices = [price for price, _ in rows]
-    assert (bar.open, bar.high, bar.low, bar.close) == (prices[0], max(prices), min(prices), prices[-1])
-    assert (bar.volume, bar.trades) == (sum(size for _, size in rows), len(rows))
 
 
 @given(TRADES, st.data())
