@@ -46,9 +46,16 @@ def trading(
     calendar: Calendar = RoundTheClock(START),
     *,
     segment: str = "",
-    **strategy: Any,
+    exit_code: int = 0,
+    **more: Any,
 ) -> Iterator[Running]:
-    """The program in this market, decided minute by minute; ended in order."""
+    """The program in this market, decided minute by minute; ended in order, or by itself with `exit_code`."""
+    chosen: dict[str, Any] = {
+        "risk": RiskSettings(price_band_pct=Decimal(100), stale_flatten_s=60),
+        "decision_timeframe": "1m",
+        "exit_after_bars": 1,
+        "entry_windows": ("00:00-24:00",),
+    }
     with (
         LocalTradersPostThread(server) as address,
         live_in_thread(
@@ -61,13 +68,13 @@ def trading(
             clock="system",
             source=market,  # type: ignore[arg-type]
             now=lambda: Nanos(market.now + market.skew),
-            risk=RiskSettings(price_band_pct=Decimal(100), stale_flatten_s=60),
-            **{"decision_timeframe": "1m", "exit_after_bars": 1, "entry_windows": ("00:00-24:00",)} | strategy,
             config_digest=segment,
+            **chosen | more,
         ) as live,
     ):
         yield Running(market, directory / "journal" / f"{calendar.session_of(START, ()).date}{segment}.db")
-        assert live.stop().exit_code == 0
+        ended = live.result() if exit_code else live.stop()
+        assert ended.exit_code == exit_code
 
 
 @pytest.mark.parametrize(

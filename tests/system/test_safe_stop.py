@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from decimal import Decimal
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from in_this_process import await_envelopes, envelopes, live_in_thread
 from market import assert_replays
+from test_clock_jumps import trading
+from test_outage import LOW, MIDDLE, Market, at
 
 from actors.faults import Crash, Faults
 from actors.live import EXIT_SAFE_STOP, FAILURES_DEGRADE
@@ -80,6 +83,31 @@ def test_a_failed_journal_still_lets_the_policy_act_and_the_next_start_knows_of_
     filled = {e.payload.signal_id for e in record if e.type == "FillAssumed"}
     assert {e.payload.signal_id for e in asked} <= filled, "what was sent from the emergency file closed the position"
     assert_replays(journal)
+
+
+def test_cancel_only_takes_a_working_entry_back_from_the_broker(tmp_path: Path) -> None:
+    market, disk, server = Market(), FailingDisk(), LocalTradersPost(clock="request")
+    risk = RiskSettings(price_band_pct=Decimal(100), safestop_policy="cancel_only")
+    places: dict[str, Any] = {"emergency_dir": tmp_path / "emergency", "risk": risk}
+    places |= {"entry_order": "limit", "cancel_after_s": 600}
+    with trading(tmp_path, market, server, faults=disk, exit_code=EXIT_SAFE_STOP, **places) as run:
+        run.await_type("FeedStatusChanged", status="live")
+        market.trade(at(0), ES=LOW, GC=MIDDLE)
+        market.trade(at(1), ES=(5_002.0,), GC=MIDDLE)
+        run.await_type("OrderAccepted")
+        disk.is_broken = True
+        market.trade(at(2), GC=MIDDLE)
+    sent = server.ledger()
+    actions = [json.loads(signal.last_body)["action"] for signal in sent.signals.values()]
+    assert actions == ["buy", "cancel"], "and no exit: nothing is held"
+    with trading(tmp_path, market, server, **places) as run:
+        run.await_type("SafeStopRequested")
+    record = envelopes(run.journal)
+    asked = {e.payload.signal_id: e.payload.intent for e in record if e.type == "OrderRequested"}
+    assert asked == dict(zip(sent.signals, ("entry", "cancel"), strict=True))
+    expired = {e.payload.signal_id: e.payload.reason for e in record if e.type == "OrderExpired"}
+    assert expired == dict(zip(sent.signals, ("cancelled_by_exit", "cancel_sent"), strict=True))
+    assert_replays(run.journal)
 
 
 @pytest.mark.parametrize("mode", ["live", pytest.param("paper", marks=pytest.mark.soak)])
