@@ -35,10 +35,10 @@ from domain.backtest import (
 )
 from domain.bars import BarTable, Timeframe
 from domain.events import RollDue, SessionOpened, SignalEvaluated, VetoScored
-from domain.feature_book import CarriedPercentile
 from domain.history import MAX_DAYS, MAX_HOURS, Rows
 from domain.ibs import StrategySettings
 from domain.instruments import ResolvedContract, TradedRoot, parse_contract
+from domain.populations import CarriedPercentile
 from domain.ports import Calendar
 from domain.risk import RiskSettings
 from domain.rolls import close_time, front_contract, judge_roll, next_contract

@@ -24,7 +24,7 @@ from domain.events import (
     SliceClosed,
     StateCarried,
 )
-from domain.feature_book import CarriedPercentile
+from domain.populations import CarriedPercentile
 from domain.ports import EngineFactory, TradingEngine
 from domain.units import SECOND, Nanos
 

@@ -8,11 +8,11 @@ import attrs
 
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.events import HistoryLoaded, SessionOpened, StateCarried
-from domain.feature_book import CarriedPercentile
 from domain.features import BASES, Requirement, required_inputs
 from domain.instruments import ResolvedContract, pairs_of
 from domain.levels import ATR_BARS
 from domain.optional_gates import gate_inputs
+from domain.populations import CarriedPercentile
 from domain.sessions import Session
 from domain.veto import ModelRecord
 

@@ -17,10 +17,10 @@ import numpy as np
 
 from domain.bars import BAR_COLUMNS, BarTable
 from domain.events import RollDue, RootMemory, SessionOpened, SignalEvaluated, VetoScored
-from domain.feature_book import CarriedPercentile
 from domain.history import Rows
 from domain.instruments import ContractName
 from domain.orders import Intent, Order
+from domain.populations import CarriedPercentile
 from domain.positions import Position
 from domain.units import Nanos, Price
 from domain.veto import VetoModel

@@ -21,13 +21,13 @@ import attrs
 import numpy as np
 
 from domain.bars import Bar, BarTable
-from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import StrategySettings
 from domain.instruments import ResolvedContract, RollPolicy, TradedRoot
 from domain.market import TradeArray
 from domain.orders import Intent, Order, OrderType, Side
 from domain.outbox import BreakerState, OutboxMemory
+from domain.populations import CarriedPercentile
 from domain.positions import Position
 from domain.risk import Command, RiskSettings, Switches
 from domain.rolls import ContractVolume, RollSeam

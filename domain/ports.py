@@ -30,8 +30,8 @@ from domain.events import (
     StateCarried,
     VetoScored,
 )
-from domain.feature_book import CarriedPercentile
 from domain.instruments import TradedRoot
+from domain.populations import CarriedPercentile
 from domain.sessions import Session
 from domain.units import Nanos
 

@@ -13,10 +13,11 @@ from typing import TypeVar
 import attrs
 
 from domain.bars import Bar, BarTable
-from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
+from domain.feature_book import FeatureBook, FeatureVector
 from domain.features import FEATURE_SET_VERSION, required_bases
 from domain.gates import Gate, unscored_gate, veto_gate
 from domain.ibs import EntrySide
+from domain.populations import CarriedPercentile
 from domain.units import Nanos, Price
 from domain.veto import Score, Verdict, VetoModel, unusable_features
 

@@ -30,13 +30,13 @@ from domain.backtest import (
 )
 from domain.bars import Bar, BarTable, Timeframe
 from domain.events import RootMemory, SignalEvaluated, VetoScored
-from domain.feature_book import CarriedPercentile
 from domain.features import Requirement, required_inputs
 from domain.gates import auto_close_deadline
 from domain.history import Rows
 from domain.instruments import TradedRoot, pairs_of
 from domain.optional_gates import gate_inputs, gate_names
 from domain.orders import Order
+from domain.populations import CarriedPercentile
 from domain.positions import net_pnl
 from domain.reference_feeds import ReferenceFeeds
 from domain.scorer import Scorer

@@ -39,11 +39,11 @@ from domain.events import (
     SliceClosed,
     StateCarried,
 )
-from domain.feature_book import CarriedPercentile
 from domain.gates import auto_close_deadline
 from domain.instruments import pairs_of
 from domain.optional_gates import gate_names
 from domain.orders import OrderState, Side, signal_id
+from domain.populations import CarriedPercentile
 from domain.ports import Decision
 from domain.positions import Position, net_pnl
 from domain.reference_feeds import ReferenceFeeds

@@ -20,7 +20,7 @@ from domain.events import (
     SliceClosed,
     StateCarried,
 )
-from domain.feature_book import CarriedPercentile
+from domain.populations import CarriedPercentile
 from domain.ports import OrderMessage
 from domain.units import HOUR, SECOND, Nanos
 from tests.builders import request_of

@@ -27,9 +27,9 @@ from adapters.sqlite.journal import file_name
 from adapters.sqlite.writer import Writer
 from domain.bars import BarTable, Timeframe
 from domain.events import ContractRolled, HistoryLoaded, SessionClosed, SessionOpened, StateCarried
-from domain.feature_book import CarriedPercentile
 from domain.history import MAX_DAYS, MAX_HOURS, ContractAt, Rows, Span
 from domain.instruments import parse_contract
+from domain.populations import CarriedPercentile
 from domain.ports import Mapped
 from domain.sessions import iso_utc, to_nanos
 from domain.units import HOUR, Nanos

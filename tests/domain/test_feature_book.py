@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from domain.bar_window import BarWindow
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.errors import OperatorError, OurError
-from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
+from domain.feature_book import FeatureBook, FeatureVector
 from domain.features import BASES, FEATURES, required_bases, required_inputs
 from domain.ibs import internal_bar_strength
+from domain.populations import CarriedPercentile
 from domain.units import HOUR, Nanos, Price, price_to_float
 from tests.builders import OPEN, bar_of
 from tests.domain.test_features import ES_BUNDLE

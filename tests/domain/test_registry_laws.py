@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from domain.bar_window import Along, BarWindow, Fellows
 from domain.bars import BarTable, Timeframe
-from domain.feature_book import CarriedPercentile, FeatureBook, FeatureVector
+from domain.feature_book import FeatureBook, FeatureVector
 from domain.features import BASES, FEATURES, UNIVERSE, feature_names, required_inputs
+from domain.populations import CarriedPercentile
 from domain.units import HOUR, Price
 from tests.builders import OPEN
 from tests.domain.test_feature_book import DAY, HOURS, add, cut, last_of, slices, walk

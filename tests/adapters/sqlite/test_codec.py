@@ -23,13 +23,13 @@ from domain import events
 from domain.bars import BAR_COLUMNS, Bar, BarTable, Timeframe
 from domain.errors import JournalUnreadable, OurError
 from domain.events import EVENT_TYPES, EVENT_VERSIONS, Event
-from domain.feature_book import CarriedPercentile
 from domain.gates import Gate
 from domain.ibs import FeatureGate, StrategySettings
 from domain.instruments import ContractSpec, ResolvedContract, RollPolicy, TradedRoot
 from domain.market import TRADE_DTYPE
 from domain.orders import Order, OrderState
 from domain.outbox import OutboxMemory
+from domain.populations import CarriedPercentile
 from domain.positions import Position
 from domain.risk import Command, RiskSettings, Switches
 from domain.rolls import ContractVolume, RollSeam
