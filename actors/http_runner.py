@@ -21,6 +21,7 @@ from domain.envelope import Envelope
 from domain.errors import OurError
 from domain.events import (
     HTTP_SOURCE,
+    ActorRestarted,
     CommandReceived,
     Event,
     OrderAmbiguous,
@@ -59,6 +60,8 @@ class HttpRunner:
         self._on_failure = on_failure
         self._now = now
         self._kill: KillSwitch = "off"
+        self._is_ending = False
+        """By a safe stop."""
         self._begun: set[int] = set()
         """Seqs."""
         self._loop = asyncio.new_event_loop()
@@ -77,7 +80,7 @@ class HttpRunner:
         self._loop.close()
 
     def watch(self, envelope: Envelope) -> None:
-        """Note the operator's kill switch: the last thing that is asked before a byte is written."""
+        """Note the operator's kill switch and a safe stop: the last thing that is asked before a byte is written."""
         match envelope.payload:
             case CommandReceived(command="kill", argument=argument):
                 self._kill = "all" if "all" in (argument, self._kill) else "entries"
@@ -85,8 +88,10 @@ class HttpRunner:
                 self._kill = "off"
             case StateCarried(switches=Switches(kill=kill)):
                 self._kill = kill
-            case SafeStopRequested() if self._kill == "off":
-                self._kill = "entries"  # also those that only wait for the disk
+            case SafeStopRequested():
+                self._is_ending = True  # no entry leaves, also none that only waits for the disk
+            case ActorRestarted(actor="process"):
+                self._is_ending = False  # the stop on record was an earlier process's
             case _:
                 pass
 
@@ -163,6 +168,8 @@ class HttpRunner:
             return
         if self._kill == "all" or (self._kill == "entries" and submitted.intent == "entry"):
             raise HeldBackError(f"kill switch is {self._kill}")
+        if self._is_ending and submitted.intent == "entry":
+            raise HeldBackError("the program ends itself")
         is_late = submitted.expires_ns is not None and self._now() >= submitted.expires_ns
         if is_late and not self._is_simulated:
             raise HeldBackError("its time limit has passed")

@@ -19,7 +19,7 @@ from adapters.sqlite.journal import JournalFile, create_journal
 from adapters.sqlite.writer import Writer
 from adapters.traderspost.local_server import LocalTradersPost, LocalTradersPostThread
 from adapters.traderspost.router import WebhookRouter
-from domain.events import OrderSubmitted, SafeStopRequested
+from domain.events import ActorRestarted, OrderSubmitted, SafeStopRequested, SessionStopped
 from domain.units import Nanos
 from tests.builders import CODEC
 
@@ -109,3 +109,39 @@ def test_of_what_waits_for_a_failed_disk_a_safe_stop_lets_only_exits_go(
     assert local.ledger().requests == requests
     SqliteJournals(tmp_path / "journal", CODEC, emergency_dir=tmp_path / "emergency").release()
     assert [e.type for e in JournalFile(path, CODEC).envelopes()] == ["OrderSubmitted", "SafeStopRequested", outcome]
+
+
+def test_an_entry_leaves_again_after_the_restart_that_follows_a_safe_stop(tmp_path: Path) -> None:
+    path, failures = tmp_path / "session.db", list[BaseException]()
+    create_journal(path)
+    left = Writer(path, on_failure=failures.append)
+    before = Sequencer(writer=left, codec=CODEC, subscribers=[], is_simulated=False, now=lambda: Nanos(0))
+    left.start()
+    before.publish(SafeStopRequested(reason="disk"), source="supervisor")
+    before.publish(SessionStopped(reason="disk", positions=()), source="session")
+    left.stop()
+
+    writer = Writer(path, durable_seq=2, on_failure=failures.append)
+    sequencer = Sequencer(writer=writer, codec=CODEC, subscribers=[], is_simulated=False, now=lambda: Nanos(0))
+    local = LocalTradersPost()
+    with LocalTradersPostThread(local) as server:
+        runner = HttpRunner(
+            sequencer=sequencer,
+            webhook=WebhookRouter(server.url, is_live=False),
+            is_simulated=False,
+            now=lambda: Nanos(0),
+            faults=Faults(),
+            on_failure=failures.append,
+        )
+        sequencer.observe(runner.watch)
+        with JournalFile(path, CODEC) as journal:
+            sequencer.restore(journal)
+        sequencer.on_submitted(runner.begin)
+        writer.start()
+        runner.start()
+        sequencer.publish(ActorRestarted(actor="process", incarnation=1, at_seq=2), source="supervisor")
+        sequencer.publish(SUBMITTED, source="execution")
+        assert sequencer.wait_quiet(lambda: False)
+        runner.stop()
+        writer.stop()
+    assert (local.ledger().requests, failures) == (1, [])
