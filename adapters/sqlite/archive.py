@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from adapters.sqlite.archive_record import Archived, record_archived
+from adapters.sqlite.archive_record import Archived, archived, record_archived
 from adapters.sqlite.audit import audit
 from adapters.sqlite.journal import JournalFile, file_sha256, journal_entries, seal, sync_directory
 from domain.errors import OperatorError
@@ -135,7 +135,7 @@ def archive(directory: Path, target: Target, codec: Codec, *, keep_sessions: int
             fix="see `journal verify`",
             exit_code=1,
         )
-    entries = journal_entries(directory)
+    entries, before = journal_entries(directory), archived(directory)
     safe = []
     for entry in entries:
         if not _is_finished(entry, entries, codec):
@@ -145,6 +145,12 @@ def archive(directory: Path, target: Target, codec: Codec, *, keep_sessions: int
         sha256 = file_sha256(entry.path) if _is_sealed(entry.path) else seal(entry.path)
         for model in _models(directory, entry, codec):
             _copied(model, model.relative_to(directory).as_posix(), target)
+        if entry.path.name not in before and target.sha256(entry.path.name) not in (None, sha256):
+            raise OperatorError(
+                "another file of this name is there, which this directory has not put there: it is never replaced",
+                where=f"{target.name}/{entry.path.name}",
+                fix="give each journal directory a target of its own",
+            )
         did = _copied(entry.path, entry.path.name, target)
         record_archived(directory, Archived(file=entry.path.name, sha256=sha256, target=target.name))
         safe.append(entry)
@@ -174,10 +180,10 @@ def _head(entry: JournalEntry, codec: Codec) -> tuple[int, str]:
 
 
 def _models(directory: Path, entry: JournalEntry, codec: Codec) -> Iterator[Path]:
-    """The bundles' files: a session replays only with the models it was recorded with."""
+    """The bundles' files: a session replays only with the models and shadows it was recorded with."""
     with JournalFile(entry.path, codec) as journal:
         (opened,) = journal.envelopes(until=1)
-    for model in getattr(opened.payload, "models", ()):
+    for model in (*getattr(opened.payload, "models", ()), *getattr(opened.payload, "shadows", ())):
         if model.digest:
             bundle = directory / "models" / model.digest / model.root
             yield from sorted(path for path in bundle.rglob("*") if path.is_file())

@@ -214,8 +214,9 @@ def test_finished_files_are_copied_and_verified_and_all_is_kept(journal: Path, t
     assert again.stdout.splitlines() == [*(f"{name}: verified" for name in NAMES[:3]), left]
 
 
-def test_the_models_that_a_session_names_go_with_it(tmp_path: Path) -> None:
-    left_file(tmp_path / "journal", None, models=(MODEL,))
+@pytest.mark.parametrize("kind", ["models", "shadows"])
+def test_the_models_that_a_session_names_go_with_it(tmp_path: Path, kind: str) -> None:
+    left_file(tmp_path / "journal", None, **{kind: (MODEL,)})
     manifest = with_models(tmp_path / "journal")
     assert call("archive", tmp_path / "journal", tmp_path / "archive").exit_code == 0
     assert (tmp_path / "archive" / manifest.relative_to(tmp_path / "journal")).read_text() == "{}"
@@ -227,6 +228,15 @@ def test_a_copy_that_was_damaged_is_made_again(journal: Path, tmp_path: Path) ->
     copy.write_bytes(copy.read_bytes()[:-1])
     assert call("archive", journal, tmp_path / "archive").stdout.startswith(f"{NAMES[0]}: copied\n")
     assert file_sha256(copy) == file_sha256(journal / NAMES[0])
+
+
+def test_what_another_journal_has_put_there_is_never_replaced(journal: Path, tmp_path: Path) -> None:
+    assert call("archive", journal, tmp_path / "archive", "--keep-sessions", "1").exit_code == 0
+    kept = file_sha256(tmp_path / "archive" / NAMES[0])
+    left_file(tmp_path / "other", None, account="another")
+    result = call("archive", tmp_path / "other", tmp_path / "archive")
+    assert (result.exit_code, "a target of its own" in result.stderr) == (78, True)
+    assert file_sha256(tmp_path / "archive" / NAMES[0]) == kept
 
 
 def test_a_damaged_journal_is_neither_archived_nor_removed(journal: Path, tmp_path: Path) -> None:
