@@ -9,6 +9,7 @@ Its room is reserved when the process starts, because a full disk is what it is 
 from __future__ import annotations
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -19,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from adapters.sqlite.journal import Row, status_after, to_row
+from adapters.sqlite.journal import TRY_AGAIN, Row, status_after, to_row
 from adapters.sqlite.schema import INSERT_EVENT, MOVE_HEAD
 from adapters.sqlite.writer import Writer
 from domain.envelope import Envelope, chain_hash
@@ -30,6 +31,8 @@ RESERVED_BYTES = 8 * 1024 * 1024
 """More than what waits for a disk in the seconds before a safe stop, and the stop itself."""
 _COLUMNS = ("seq", "ts_ns", "ts_event", "type", "version", "source", "incarnation", "cause", "idx", "corr", "root")
 _PAYLOAD, _HASH = 11, 12
+_MAY_PASS = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""Of a disk: the next start may find it otherwise, and something may be held meanwhile."""
 
 log = structlog.get_logger()
 
@@ -37,7 +40,8 @@ log = structlog.get_logger()
 class EmergencyFile:
     """`emergency.jsonl` in a directory of its own, held by one process; the rows of an earlier one are taken in first.
 
-    Raises OperatorError (78) when it cannot be written, is held by another process, or does not continue the journal.
+    Raises OperatorError: 78 when it cannot be written, is held by another process, or does not continue the journal;
+    70 (a service manager tries again) where it is the disk, the journal's too, that fails.
     """
 
     def __init__(self, directory: Path, journal_dir: Path) -> None:
@@ -48,6 +52,7 @@ class EmergencyFile:
             if (journal := self._journal_left()) is not None:
                 self._take_in(journal_dir / journal)
                 aside = self._path.with_name(f"{journal}.{self._rows_left()[0][0]}.imported.jsonl")
+                os.ftruncate(self._fd, len(self._written()))  # its room is needed for the new one
                 self._path.rename(aside)
                 os.close(self._fd)
                 log.warning("the end of a session was in the emergency file", journal=journal, kept_as=str(aside))
@@ -60,6 +65,7 @@ class EmergencyFile:
                 f"the emergency file cannot be written: {error.strerror}",
                 where=str(self._path),
                 fix="give emergency_dir a writable directory with 8 MiB of room, on another disk than the journal's",
+                exit_code=TRY_AGAIN if error.errno in _MAY_PASS else 78,
             ) from error
 
     def begin(self, journal: str) -> None:
@@ -67,14 +73,20 @@ class EmergencyFile:
         self._write({"journal": journal})
 
     def append(self, envelopes: list[Envelope]) -> None:
-        """Write, and wait for the disk. Raises OSError."""
-        for envelope in envelopes:
-            row: list[Any] = list(to_row(envelope))
-            if isinstance(row[_PAYLOAD], bytes):
-                row[_PAYLOAD] = {"base64": base64.b64encode(row[_PAYLOAD]).decode()}
-            row[_HASH] = row[_HASH].hex()
-            self._write(row)
-        os.fdatasync(self._fd)
+        """Write, and wait for the disk. Raises OSError: then nothing of it counts, and it may be tried again."""
+        place = os.lseek(self._fd, 0, os.SEEK_CUR)
+        try:
+            for envelope in envelopes:
+                row: list[Any] = list(to_row(envelope))
+                if isinstance(row[_PAYLOAD], bytes):
+                    row[_PAYLOAD] = {"base64": base64.b64encode(row[_PAYLOAD]).decode()}
+                row[_HASH] = row[_HASH].hex()
+                self._write(row)
+            os.fdatasync(self._fd)
+        except OSError:
+            os.ftruncate(self._fd, place)
+            os.lseek(self._fd, place, os.SEEK_SET)
+            raise
 
     def close(self) -> None:
         """Let another process have it."""
@@ -100,11 +112,16 @@ class EmergencyFile:
         while data:
             data = data[os.write(self._fd, data) :]
 
+    def _written(self) -> bytes:
+        return self._path.read_bytes().partition(b"\0")[0]
+
     def _lines(self) -> Iterator[Any]:
         """Complete lines; what a crash has cut off was never a barrier."""
-        written, _, _ = self._path.read_bytes().partition(b"\0")
-        for line in written.split(b"\n")[:-1]:
-            yield json.loads(line)
+        for number, line in enumerate(self._written().split(b"\n")[:-1], start=1):
+            try:
+                yield json.loads(line)
+            except ValueError:
+                self._refuse(f"line {number} of it cannot be read")
 
     def _journal_left(self) -> str | None:
         first = next(self._lines(), None)
@@ -134,6 +151,8 @@ class EmergencyFile:
                 is_closed = any(row[3] == "SessionClosed" for row in lacking)
                 connection.execute(MOVE_HEAD, (lacking[-1][0], head, status_after(lacking[-1][3], is_closed=is_closed)))
             connection.execute("COMMIT")
+        except sqlite3.OperationalError as error:  # the disk, or somebody who holds the journal
+            self._refuse(f"it cannot be taken into {journal.name}: {error}", exit_code=TRY_AGAIN)
         except sqlite3.Error as error:
             self._refuse(f"it cannot be taken into {journal.name}: {error}")
         finally:
@@ -146,12 +165,11 @@ class EmergencyFile:
             if recorded != row[_HASH]:
                 self._refuse(f"its seq {row[0]} is not the journal's")
 
-    def _refuse(self, what: str) -> None:
-        raise OperatorError(
-            what,
-            where=str(self._path),
-            fix="its lines say what was sent last: compare with the broker, then restore the journal or move it away",
-        )
+    def _refuse(self, what: str, *, exit_code: int = 78) -> None:
+        fix = "its lines say what was sent last: compare with the broker, then restore the journal or move it away"
+        if exit_code == TRY_AGAIN:
+            fix = "free space, or end what keeps the journal's disk from being written; then start again"
+        raise OperatorError(what, where=str(self._path), fix=fix, exit_code=exit_code)
 
 
 class EmergencyWriter(Writer):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
 import sqlite3
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -62,6 +66,17 @@ class Disk:
 
 
 TICK = ClockTicked(ts=at(0), watermark=at(0))
+
+
+@contextmanager
+def no_file_beyond(size: int) -> Iterator[None]:
+    """Writes behind this offset fail, of any file, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def on_file(path: Path) -> list[tuple[int, str]]:
@@ -137,7 +152,7 @@ def test_a_commit_that_reached_the_disk_after_all_is_not_repeated(tmp_path: Path
     assert on_file(disk.file) == before
 
 
-@pytest.mark.parametrize("damage", ["journal", "line", "missing"])
+@pytest.mark.parametrize("damage", ["journal", "line", "no line", "missing"])
 def test_what_does_not_continue_the_journal_refuses_the_start(tmp_path: Path, damage: str) -> None:
     disk = Disk(tmp_path)
     disk.broken_after_two()
@@ -152,6 +167,8 @@ def test_what_does_not_continue_the_journal_refuses_the_start(tmp_path: Path, da
             (tmp_path / "other" / "journal" / "2024-05-01.db").rename(disk.file)
         case "line":
             file.write_bytes(file.read_bytes().replace(b"ClockTicked", b"EntriesOpen"))
+        case "no line":
+            file.write_bytes(file.read_bytes().replace(b'"ClockTicked"', b"ClockTicked"))
         case _:
             disk.file.unlink()
     with pytest.raises(OperatorError) as refused:
@@ -159,6 +176,37 @@ def test_what_does_not_continue_the_journal_refuses_the_start(tmp_path: Path, da
     assert refused.value.exit_code == 78
     assert str(file) in str(refused.value)
     assert "compare with the broker" in refused.value.fix
+
+
+def test_a_full_disk_is_no_reason_for_the_service_manager_to_give_up(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "first")
+    disk.broken_after_two()
+    disk.writer.fall_back()
+    disk.writer.stop()
+    disk.journals.release()
+    later = shutil.copytree(tmp_path / "first", tmp_path / "later")
+    with no_file_beyond(1_000), pytest.raises(OperatorError, match="cannot be taken into") as refused:
+        Disk(tmp_path / "first", is_empty=False)
+    assert refused.value.exit_code == 70
+    Disk(later, is_empty=False).journals.release()
+    assert [seq for seq, _ in on_file(later / "journal" / disk.file.name)] == [1, 2, 3, 4]
+    (imported,) = (later / "emergency").glob("*.imported.jsonl")
+    assert imported.stat().st_size < 10_000, "the reserved room is the new file's"
+
+
+def test_what_failed_half_way_stands_once_when_it_is_tried_again(tmp_path: Path) -> None:
+    disk = Disk(tmp_path)
+    disk.broken_after_two()
+    disk.writer.fall_back()
+    written = (tmp_path / "emergency" / FILE_NAME).read_bytes().index(b"\0")
+    stop = disk.put(TICK, SafeStopRequested(reason="disk"))
+    with no_file_beyond(written + 300):
+        assert not disk.barrier(stop.seq).is_set()
+    assert disk.barrier(stop.seq).is_set()
+    disk.writer.stop()
+    disk.journals.release()
+    Disk(tmp_path, is_empty=False).journals.release()
+    assert [type for _, type in on_file(disk.file)[4:]] == ["ClockTicked", "SafeStopRequested"]
 
 
 def test_one_process_holds_the_emergency_file(tmp_path: Path) -> None:
