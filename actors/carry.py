@@ -197,6 +197,8 @@ def _left_behind(order: Order) -> Order:
     if order.accepted_ns is not None:  # an exit's repeat
         accepted = order.moved(OrderState.ACCEPTED)
         return accepted if order.filled_ns is None else accepted.moved(OrderState.FILLED)
+    if order.intent == "exit" and order.is_superseded:
+        return order.moved(OrderState.EXPIRED)  # as its outcome would have ended it
     ambiguous = order.moved(OrderState.AMBIGUOUS)
     return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
 

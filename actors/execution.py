@@ -36,6 +36,7 @@ from domain.events import (
     RootHalted,
     SafeStopRequested,
     SessionOpened,
+    SessionStopped,
     SliceClosed,
     StateCarried,
     TradesReceived,
@@ -122,9 +123,9 @@ class Execution:
             case SafeStopRequested():
                 self.account.are_entries_open = False
                 events = self._closes.on_safe_stop()
-            case SessionOpened() | StateCarried() | RollDue() as opening:
-                self.account.remember(opening)
-                return ()  # nothing is sent before the session's rolls are known
+            case SessionOpened() | StateCarried() | RollDue() | SessionStopped() as bound:
+                self.account.remember(bound)
+                return ()  # nothing is sent before the session's rolls are known, nor behind its end
             case event:
                 self.account.remember(event)
                 events = []

@@ -41,6 +41,7 @@ from domain.events import (
     PositionResolved,
     SafeStopRequested,
     SessionOpened,
+    SessionStopped,
     SliceClosed,
     StateCarried,
 )
@@ -280,6 +281,30 @@ def test_a_filled_exit_whose_repeat_was_on_its_way_is_over_and_blocks_nothing(fi
     assert carried.orders == ()
     desk = Desk(carried=carried)
     assert types(desk.request("entry-2")) == ["RiskDecided", "OrderSubmitted"]
+
+
+@pytest.mark.parametrize("word", [resolve(2), CommandReceived(command="flatten", argument="ES")])
+def test_a_superseded_exit_in_flight_is_not_sent_again_by_the_next_file(
+    parts: MachineParts, word: CommandReceived
+) -> None:
+    file = SessionFile(parts)
+    file.put(request_of(decided_ns=at(0)), at(0), source="strategy")
+    file.answer()
+    file.trade(1)
+    file.put(request_of("exit-1", intent="exit", decided_ns=at(2)), at(2), source="strategy")
+    file.put(word, at(2.1), source="operator")
+    carried = carried_by(file)
+    assert "exit-1" not in [order.signal_id for order in carried.orders]
+    assert len(carried.orders) == (1 if word.command == "flatten" else 0)
+
+
+def test_nothing_is_sent_behind_the_end_of_a_session() -> None:
+    desk = Desk()
+    desk.hold()
+    desk.leave()
+    desk.answer(OrderNotSent, "exit-1")
+    assert desk.put(SessionStopped(reason="signal", positions=()), at(121)) == ()
+    assert types(desk.put(ActorRestarted(actor="process", incarnation=1, at_seq=9))) == ["OrderSubmitted"]
 
 
 def test_the_gap_between_messages_holds_over_a_new_file(filled_exit: SessionFile) -> None:
