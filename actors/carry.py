@@ -12,22 +12,27 @@ from decimal import Decimal
 
 import attrs
 import numpy as np
+import structlog
 
+from actors.account import Account
 from actors.bars import BarAggregator
 from actors.execution import Execution
 from actors.feed_memory import FeedMemory
 from actors.machines import MachineSet
+from actors.recorded_account import RecordedAccount
 from actors.roll_memory import RollMemory
 from actors.strategy import adjusted_tables
 from domain.bars import Bar, BarTable, Timeframe
 from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
-from domain.events import ContractRolled, HistoryLoaded, RootReset, SessionOpened, SliceClosed, StateCarried
+from domain.events import ContractRolled, Event, HistoryLoaded, RootReset, SessionOpened, SliceClosed, StateCarried
 from domain.history import MAX_DAYS, MAX_HOURS
 from domain.orders import Order, OrderState
 from domain.ports import Head, JournalReader
 from domain.positions import Position
 from domain.units import Nanos
+
+log = structlog.get_logger()
 
 
 @attrs.frozen(kw_only=True)
@@ -40,6 +45,48 @@ class Inheritance:
     history: HistoryLoaded
     recorded_ns: Nanos = Nanos(0)
     """The time of its last event."""
+
+
+class _Followed:
+    """The execution machine through a file, and whether it still decides what is on record.
+
+    Another program wrote it, perhaps: what was sent and held is what the record says.
+    """
+
+    def __init__(self, machine: Execution) -> None:
+        self._machine = machine
+        self._expected: dict[tuple[int, int], Event] = {}
+        self._answered = 0
+        self.otherwise_at = 0
+        """The first seq at which it does not; 0 while there is none."""
+
+    def fold(self, envelope: Envelope, *, is_given: bool) -> None:
+        """Take in one event; `is_given`: the machine is to handle it."""
+        if self.otherwise_at:
+            return
+        if envelope.source == self._machine.name and envelope.cause is not None:
+            self._answered = max(self._answered, envelope.cause)
+            if self._expected.pop((envelope.cause, envelope.idx), None) != envelope.payload:
+                self.otherwise_at = envelope.seq
+                return
+        if is_given:
+            try:
+                outputs = self._machine.handle(envelope)
+            except Exception:  # noqa: BLE001 - it meets an order that it would not have sent
+                self.otherwise_at = envelope.seq
+                return
+            self._expected |= {(envelope.seq, idx): event for idx, event in enumerate(outputs)}
+
+    def account(self, reader: JournalReader) -> Account:
+        """What the file leaves. To be asked at its end."""
+        unrecorded = min((cause for cause, _ in self._expected if cause <= self._answered), default=0)
+        if not (self.otherwise_at or unrecorded):
+            return self._machine.account
+        recorded = RecordedAccount(self._machine.build_payload)
+        log.warning("orders and positions are taken from the record", otherwise_at=self.otherwise_at or unrecorded)
+        for envelope in reader.envelopes():
+            recorded.fold(envelope)
+        return recorded.account
 
 
 class _HistoryFold:
@@ -113,6 +160,7 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
     memory, history, rolls = FeedMemory(), _HistoryFold(), RollMemory()
     opened: SessionOpened | None = None
     recorded_ns = Nanos(0)
+    followed = _Followed(machines.execution)
     for envelope in reader.envelopes():
         recorded_ns = envelope.ts_ns
         if isinstance(envelope.payload, SessionOpened):
@@ -120,10 +168,14 @@ def carry_forward(reader: JournalReader, head: Head, machines: MachineSet, *, fi
         memory.fold(envelope)
         history.fold(envelope)
         rolls.fold(envelope)
-        machines.handle(envelope)
+        takers = machines.takers(envelope)
+        for machine in takers:
+            if machine is not machines.execution:
+                machine.handle(envelope)
+        followed.fold(envelope, is_given=machines.execution in takers)
     if opened is None:
         raise JournalUnreadable("the file holds no session")
-    carried = _state(opened, head, machines, memory, file_sha256)
+    carried = _state(opened, head, machines, followed.account(reader), memory, file_sha256=file_sha256)
     return Inheritance(
         opened=opened,
         carried=attrs.evolve(
@@ -147,10 +199,15 @@ def fold_history(reader: JournalReader) -> HistoryLoaded:
 
 
 def _state(
-    opened: SessionOpened, head: Head, machines: MachineSet, memory: FeedMemory, file_sha256: str | None
+    opened: SessionOpened,
+    head: Head,
+    machines: MachineSet,
+    account: Account,
+    memory: FeedMemory,
+    *,
+    file_sha256: str | None,
 ) -> StateCarried:
     bars: BarAggregator = machines.bars
-    execution: Execution = machines.execution
     open_bars = bars.open_bars()
     is_same_session = file_sha256 is None
     return StateCarried(
@@ -158,20 +215,20 @@ def _state(
         previous_segment=opened.segment,
         previous_head=head.hash.hex(),
         previous_file_sha256=file_sha256,
-        positions=_with_unknown(execution.positions, execution.orders),
+        positions=_with_unknown(account.holdings.in_order(), account.outbox.orders),
         orders=tuple(
             order
-            for order in map(_left_behind, execution.orders)
+            for order in map(_left_behind, account.outbox.orders)
             if not (order.state.is_final or order.intent == "cancel")
         ),
         # A new session starts its day at zero; a new segment of the same one does not.
-        realised_pnl=execution.realised_pnl if is_same_session else Decimal(0),
-        tripped=execution.account.tripped if is_same_session else "",
-        switches=execution.switches,
-        outbox=execution.account.outbox.memory,
-        halted=_halted(execution, is_same_session=is_same_session),
-        unconfirmed=tuple(sorted(_unconfirmed(opened, head, execution))),
-        unreconciled=_unreconciled(opened, execution),
+        realised_pnl=account.holdings.realised_pnl if is_same_session else Decimal(0),
+        tripped=account.tripped if is_same_session else "",
+        switches=account.switches,
+        outbox=account.outbox.memory,
+        halted=_halted(account, is_same_session=is_same_session),
+        unconfirmed=tuple(sorted(_unconfirmed(opened, head, account))),
+        unreconciled=_unreconciled(opened, account),
         open_minutes=open_bars.minutes,
         open_hours=open_bars.hours,
         open_days=open_bars.days,
@@ -184,10 +241,10 @@ def _state(
     )
 
 
-def _halted(execution: Execution, *, is_same_session: bool) -> tuple[str, ...]:
+def _halted(account: Account, *, is_same_session: bool) -> tuple[str, ...]:
     """A new session evaluates every root again, but for one that is still to be closed: nobody else would do it."""
-    left = {held.root for held in execution.positions} | {order.root for order in execution.orders}
-    return tuple(sorted(root for root in execution.account.halted if is_same_session or root in left))
+    left = {held.root for held in account.holdings.in_order()} | {order.root for order in account.outbox.orders}
+    return tuple(sorted(root for root in account.halted if is_same_session or root in left))
 
 
 def _left_behind(order: Order) -> Order:
@@ -203,24 +260,24 @@ def _left_behind(order: Order) -> Order:
     return ambiguous.moved(OrderState.QUEUED) if order.intent == "exit" else ambiguous
 
 
-def _unconfirmed(opened: SessionOpened, head: Head, execution: Execution) -> set[str]:
+def _unconfirmed(opened: SessionOpened, head: Head, account: Account) -> set[str]:
     """With money, what a crashed process left is looked at by the operator before anything is entered."""
-    unconfirmed = set(execution.account.unconfirmed)
+    unconfirmed = set(account.unconfirmed)
     if opened.mode == "live" and head.status == "open":
-        unconfirmed |= {position.root for position in execution.positions}
-        unconfirmed |= {order.root for order in execution.orders if order.intent == "entry"}
+        unconfirmed |= {position.root for position in account.holdings.in_order()}
+        unconfirmed |= {order.root for order in account.outbox.orders if order.intent == "entry"}
     if opened.mode == "live" and head.status == "recovered":
         # What came after its end may have opened or closed anything.
         unconfirmed |= {root.root for root in opened.roots if not root.is_reference}
     return unconfirmed
 
 
-def _unreconciled(opened: SessionOpened, execution: Execution) -> tuple[str, ...]:
+def _unreconciled(opened: SessionOpened, account: Account) -> tuple[str, ...]:
     """Sessions that have sent orders and were never compared with a broker's report, this one from now on."""
     date = opened.session.date.isoformat()
-    if not execution.account.has_traded or date in execution.account.unreconciled:
-        return execution.account.unreconciled
-    return (*execution.account.unreconciled, date)
+    if not account.has_traded or date in account.unreconciled:
+        return account.unreconciled
+    return (*account.unreconciled, date)
 
 
 def _with_unknown(positions: Sequence[Position], orders: Sequence[Order]) -> tuple[Position, ...]:

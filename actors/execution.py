@@ -43,7 +43,7 @@ from domain.events import (
 )
 from domain.market import TradeArray
 from domain.orders import Intent, Order, OrderState, Side
-from domain.ports import OrderPayload
+from domain.ports import OrderMessage, OrderPayload
 from domain.positions import Fill, Position, is_limit_touched, leg_fill, limit_fill, market_fill
 from domain.risk import Allowed, Switches, judge_entry, judge_exit
 from domain.units import MINUTE, SECOND, Nanos, Price
@@ -89,7 +89,7 @@ class Execution:
     )
 
     def __init__(self, build_payload: OrderPayload) -> None:
-        self._build_payload = build_payload
+        self.build_payload = build_payload
         self.account = Account()
         self._closes = Closes(self.account)
         self._covered_ns = Nanos(0)
@@ -173,27 +173,8 @@ class Execution:
             return [_decided(request, is_allowed=False, rule=verdict.rule, detail=verdict.detail)]
         if request.intent == "exit" and self.account.may_be_working(request.root):
             request = attrs.evolve(request, cancels_working=True)
-        message = self._build_payload(request, self.account.session)
-        order = Order(
-            signal_id=request.signal_id,
-            root=request.root,
-            contract=request.contract,
-            intent=request.intent,
-            side=request.side,
-            quantity=request.quantity,
-            order_type=request.order_type,
-            limit_price=request.limit_price,
-            reference_price=request.reference_price,
-            decided_ns=request.decided_ns,
-            expires_ns=self._time_limit(request),
-            ticker=message.ticker,
-            body=message.body,
-            fallback=message.fallback,
-            stop_price=request.stop_price,
-            target_price=request.target_price,
-            cancels_working=request.cancels_working,
-            is_flatten=request.is_flatten,
-        )
+        message = self.build_payload(request, self.account.session)
+        order = order_of(request, message, self._time_limit(request))
         return [_decided(request, is_allowed=True), *self.account.outbox.add(order)]
 
     def _time_limit(self, request: OrderRequested) -> Nanos | None:
@@ -431,6 +412,30 @@ class Execution:
             pnl=self.account.holdings.close(held.root, fill.price),
         )
         return [filled, *self._closes.close(held.root, fill.rule, held.contract)]
+
+
+def order_of(request: OrderRequested, message: OrderMessage, expires_ns: Nanos | None) -> Order:
+    """The order that a request becomes when it is allowed."""
+    return Order(
+        signal_id=request.signal_id,
+        root=request.root,
+        contract=request.contract,
+        intent=request.intent,
+        side=request.side,
+        quantity=request.quantity,
+        order_type=request.order_type,
+        limit_price=request.limit_price,
+        reference_price=request.reference_price,
+        decided_ns=request.decided_ns,
+        expires_ns=expires_ns,
+        ticker=message.ticker,
+        body=message.body,
+        fallback=message.fallback,
+        stop_price=request.stop_price,
+        target_price=request.target_price,
+        cancels_working=request.cancels_working,
+        is_flatten=request.is_flatten,
+    )
 
 
 def _decided(request: OrderRequested, *, is_allowed: bool, rule: str = "", detail: str = "") -> RiskDecided:

@@ -68,6 +68,10 @@ class MachineSet:
 
     def handle(self, envelope: Envelope) -> list[tuple[str, tuple[Event, ...]]]:
         """What each machine answers to `envelope`: (name, outputs), those without outputs left out."""
-        machines = self._by_kind.get(envelope.type, ())
-        answers = ((m.name, m.handle(envelope)) for m in machines if (m.name, envelope.seq) not in self._skips)
+        answers = ((machine.name, machine.handle(envelope)) for machine in self.takers(envelope))
         return [(name, outputs) for name, outputs in answers if outputs]
+
+    def takers(self, envelope: Envelope) -> list[Machine]:
+        """The machines that are to be given `envelope`, in order of rank."""
+        machines = self._by_kind.get(envelope.type, ())
+        return [machine for machine in machines if (machine.name, envelope.seq) not in self._skips]

@@ -325,6 +325,38 @@ class Outbox:
             expires_ns=order.expires_ns,
         )
 
+    # ------------------------------------------------------------- what is on record
+
+    def take_over(self, submitted: OrderSubmitted, now: Nanos) -> None:
+        """An attempt that is on record, whoever decided it."""
+        order = self._orders.get(submitted.signal_id)
+        if order is None:
+            return
+        self._limiter.note(_kind(order), now)
+        self._last_sent[order.root] = now
+        self.keep(
+            attrs.evolve(
+                order,
+                state=OrderState.SUBMITTED,
+                attempt=submitted.attempt,
+                sent_ns=now,
+                repeat_ns=None,
+                ticker=submitted.ticker,
+                body=submitted.body,
+                expires_ns=submitted.expires_ns,
+                is_last_try=order.is_last_try or submitted.body == order.fallback,
+            )
+        )
+
+    def take_over_probe(self, ordinal: int, now: Nanos) -> None:
+        """A probe that is on record."""
+        self._limiter.note("probe", now)
+        self._probes = ordinal
+
+    def take_over_breaker(self, state: BreakerState, now: Nanos) -> None:
+        """What the record says of the breaker."""
+        self._breaker = Breaker() if state == "closed" else Breaker(state=state, probe_ns=now)
+
     # ------------------------------------------------------------- the clock
 
     def on_clock(self, now: Nanos) -> list[Event]:

@@ -13,15 +13,20 @@ from actors.carry import Inheritance, carry_forward, fresh_state
 from actors.machines import MachineParts, MachineSet
 from adapters.memory import MemoryJournal
 from domain.bars import BarTable
+from domain.envelope import Envelope
 from domain.errors import JournalUnreadable
 from domain.events import (
+    HTTP_SOURCE,
     ClockTicked,
     CommandReceived,
     ContractRolled,
+    Event,
+    FillAssumed,
     HistoryLoaded,
     OrderAccepted,
     OrderAmbiguous,
     OrderNotSent,
+    OrderSubmitted,
     Outcome,
     SliceClosed,
     StateCarried,
@@ -139,6 +144,61 @@ def test_an_exit_that_was_in_flight_is_sent_again_in_the_next_file(parts: Machin
     answers = machines.handle(record.put(ClockTicked(ts=at(6), watermark=at(6)), ts=at(6)))
     ((attempt,),) = [outputs for name, outputs in answers if name == "execution"]
     assert (attempt.signal_id, attempt.attempt) == (order.signal_id, 2)  # type: ignore[union-attr]
+
+
+def by_another_program(file: SessionFile, minutes: float, event: Event) -> Envelope:
+    """On record as that program's Execution, or as the outcome of its attempt; no machine of ours has said it."""
+    now = at(minutes)
+    if isinstance(event, OrderAccepted | OrderNotSent):
+        return file.record.put(event, ts=now, source=HTTP_SOURCE, cause=file.record.envelopes[-1])
+    tick = file.record.put(ClockTicked(ts=now, watermark=at(1)), ts=now)
+    return file.record.put(event, ts=now, source="execution", cause=tick)
+
+
+def test_what_another_program_has_sent_and_held_is_gone_on_with_as_it_is_on_record(parts: MachineParts) -> None:
+    """It tried again at once, where ours waits, and fills by another rule."""
+    file = entered(parts)
+    file.answer(OrderNotSent, cause="refused")
+    (first,) = [e.payload for e in file.record.envelopes if isinstance(e.payload, OrderSubmitted)]
+    by_another_program(file, 1.001, attrs.evolve(first, attempt=2))
+    accepted = OrderAccepted(root="ES", signal_id=first.signal_id, attempt=2, http_status=200, external_id="x")
+    by_another_program(file, 1.002, accepted)
+    fill = FillAssumed(
+        root="ES",
+        signal_id=first.signal_id,
+        contract="ESM4",
+        intent="entry",
+        side="buy",
+        quantity=1,
+        price=Price(PRICE + 40 * TICK),
+        ts=at(1.01),
+        rule="another",
+        pnl=None,
+    )
+    by_another_program(file, 1.01, fill)
+    for digest in (None, "00"):
+        carried = leave(file, file_sha256=digest).carried
+        (held,) = carried.positions
+        assert (held.quantity, held.price, held.is_unknown) == (1, fill.price, False)
+        assert carried.orders == ()
+        assert [kind for _, kind in carried.outbox.sent] == ["entry", "entry"]
+    assert [memory.root for memory in leave(file).carried.memories] == ["ES"]
+
+
+def test_an_exit_that_another_program_has_repeated_earlier_is_over(parts: MachineParts) -> None:
+    file = entered(parts)
+    file.answer()
+    for minute in range(1, 5):
+        file.trade(minute)
+        file.tick(minute + 1)
+    file.answer()
+    file.trade(5.05)
+    (*_, leaving) = [e.payload for e in file.record.envelopes if isinstance(e.payload, OrderSubmitted)]
+    by_another_program(file, 5.1, attrs.evolve(leaving, attempt=2))
+    again = OrderAccepted(root="ES", signal_id=leaving.signal_id, attempt=2, http_status=200, external_id="x")
+    by_another_program(file, 5.11, again)
+    carried = leave(file, file_sha256="00").carried
+    assert (carried.positions, carried.orders) == ((), ())
 
 
 # ---------------------------------------------------------------- bars

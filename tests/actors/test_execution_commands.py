@@ -12,6 +12,7 @@ import pytest
 
 from actors.carry import fresh_state
 from actors.execution import Execution
+from actors.recorded_account import RecordedAccount
 from actors.status import Status
 from domain.envelope import Envelope
 from domain.events import (
@@ -270,6 +271,7 @@ class Walk:
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
         self.machine, self.status, self.record = Execution(payload_of), Status(), Record()
+        self.recorded = RecordedAccount(payload_of)
         self.now, self.count = at(60), 0
         self.probes: deque[int] = deque()
         risk = RiskSettings(max_positions=3, unknown_policy=self.random.choice(("flat", "hold")))
@@ -285,6 +287,7 @@ class Walk:
             put, source, cause = queue.popleft()
             envelope = self.record.put(put, source=source, cause=cause, ts=self.now)
             self.status.fold(envelope)
+            self.recorded.fold(envelope)
             if isinstance(put, ProbeSubmitted):
                 self.probes.append(put.ordinal)
             if envelope.type in self.machine.kinds:
@@ -368,8 +371,22 @@ class Walk:
         )
         assert shown["breaker"] == machine.account.outbox.memory.breaker
         assert Decimal(shown["realised_pnl"]) == machine.realised_pnl.quantize(Decimal("0.01"))
+        self.assert_is_on_record()
         sent = [ts for ts, _ in machine.account.outbox.memory.sent]
         assert shown["limiter"]["last_minute"] == sum(ts > self.record.envelopes[-1].ts_ns - MINUTE for ts in sent)
+
+    def assert_is_on_record(self) -> None:
+        """What the next file would be left by the record alone is what the machine would leave it."""
+        ours, theirs = self.machine.account, self.recorded.account
+        assert theirs.holdings.in_order() == ours.holdings.in_order()
+        assert theirs.holdings.realised_pnl == ours.holdings.realised_pnl
+        assert theirs.outbox.memory == ours.outbox.memory
+        assert (theirs.switches, theirs.has_traded) == (ours.switches, ours.has_traded)
+        never_sent = {"expires_ns": None, "is_touched": False, "paged_ns": None, "filled_ns": None}
+        orders = [[attrs.evolve(o, **never_sent) for o in side.outbox.orders] for side in (theirs, ours)]
+        assert orders[0] == orders[1]
+        filled = [[o.filled_ns is not None for o in side.outbox.orders] for side in (theirs, ours)]
+        assert filled[0] == filled[1]
 
 
 @pytest.mark.parametrize("seed", range(8))
