@@ -158,7 +158,14 @@ class Opener:
     def _refuse_other_modes(self, entries: list[JournalEntry]) -> None:
         ours = (self.plan.mode, self.plan.is_demo, self.plan.account)
         for entry in entries:
-            opened, _ = self._look(entry)
+            try:
+                opened, _ = self._look(entry)
+            except JournalUnreadable as error:
+                if entry == entries[-1]:
+                    raise
+                # Nothing is decided from it, and what is held must not wait for it to come back from a copy.
+                log.error("an older file cannot be read: see `journal verify`", file=entry.path.name, error=str(error))
+                continue
             theirs = (opened.mode, opened.is_demo, opened.account)
             if theirs != ours:
                 raise OperatorError(

@@ -152,6 +152,12 @@ def test_a_damaged_file_is_not_gone_on_with(desk: Desk) -> None:
         desk.start(MODEL, REFUSED)
 
 
+@pytest.mark.parametrize("content", [b"", b"nothing of ours" * 1_000])
+def test_an_older_file_that_cannot_be_read_keeps_nobody_from_what_is_held(desk: Desk, content: bytes) -> None:
+    desk.path.with_name("2024-04-30.db").write_bytes(content)
+    assert desk.start(MODEL, REFUSED).path == desk.path
+
+
 @pytest.mark.parametrize(("mode", "unconfirmed"), [("paper", ()), ("live", ("ES", "GC", "NQ"))])
 def test_a_repaired_file_gets_a_segment_and_with_money_the_operator_is_asked(
     tmp_path: Path, parts: MachineParts, mode: str, unconfirmed: tuple[str, ...]
