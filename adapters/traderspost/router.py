@@ -302,7 +302,7 @@ def _retry_after_s(answer: Answer) -> float | None:
     else:
         try:
             seconds = (parsedate_to_datetime(text) - parsedate_to_datetime(answer.date or "")).total_seconds()
-        except (ValueError, TypeError):
+        except (ValueError, TypeError, OverflowError):
             return None
     return min(max(seconds, 0.0), RETRY_AFTER_LIMIT_S)
 

@@ -634,6 +634,8 @@ NOON = "Wed, 01 May 2024 12:00:00 GMT"
         ("Wed, 01 May 2024 11:00:00 GMT", NOON, 0.0),
         ("Wed, 01 May 2024 12:00:30 GMT", None, None),
         ("Wed, 01 May 2024 12:00:30 -0000", NOON, None),
+        ("Wed, 01 May 99999999999999999999 12:00:30 GMT", NOON, None),
+        ("Wed, 01 May 2024 12:00:30 GMT", "Wed, 01 May 2024 12:00:00 +99999999999999999999", None),
     ],
 )
 def test_retry_after_in_both_forms(retry_after: str | None, date: str | None, seconds: float | None) -> None:
