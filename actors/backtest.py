@@ -298,13 +298,16 @@ class _RootMarket:
 
 
 def _ranked(volumes: Mapping[str, int]) -> tuple[str | None, str | None]:
-    """What `ROOT.v.0` and `ROOT.v.1` mean: the busiest contract, and the expiry after it; `volumes` by expiry."""
+    """What `ROOT.v.0` and `ROOT.v.1` mean: the busiest contract, and the busiest that expires later.
+
+    `volumes` by expiry; of equal ones the first. A metal's serial month next to it, which hardly trades, is neither.
+    """
     if not any(volumes.values()):
         return None, None
     names = list(volumes)
     front = max(names, key=lambda raw: volumes[raw])
     later = names[names.index(front) + 1 :]
-    return front, later[0] if later else None
+    return front, max(later, key=lambda raw: volumes[raw], default=None)
 
 
 def _volume(rows: Rows, session: Session) -> int:

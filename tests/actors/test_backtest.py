@@ -97,6 +97,16 @@ def test_a_contract_is_left_before_its_expiry_whatever_it_trades() -> None:
     assert fronts == ["MESH4", "MESH4", "MESM4", "MESM4", "MESM4"]
 
 
+def test_a_roll_goes_past_a_serial_month_that_hardly_trades() -> None:
+    """Gold's February contract is left in January for April, which trades, not for March, which the files hold too."""
+    days = [dt.date(2024, 1, day) for day in (24, 25, 26, 29)]
+    rows = [minutes(days, level=2_000, volume=volume) for volume in (9, 1, 5)]
+    chain = [contract(raw, each, root="GC") for raw, each in zip(("MGCG4", "MGCH4", "MGCJ4"), rows, strict=True)]
+    found = sessions_of(chain, ROOTS["GC"])
+    assert [roll.to_contract for one in found for roll in one.rolls] == ["MGCJ4"]
+    assert found[-1].opened.contracts[0].raw_symbol == "MGCJ4"
+
+
 def test_nothing_of_the_future_changes_what_was_decided(rolling: list[ContractMinutes]) -> None:
     end = CALENDAR.session_on(WEEK[2], [ROOTS["ES"]]).end_ns
     whole = run_backtest(rolling, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, models={})
