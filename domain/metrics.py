@@ -21,6 +21,7 @@ TRADING_DAYS = 252
 
 Money = npt.NDArray[np.float64]
 
+_ROUNDING = 1e-12
 _EULER = 0.5772156649015329
 _NORMAL = NormalDist()
 
@@ -40,8 +41,11 @@ def profit_factor(pnl: Money) -> float | None:
 
 def sharpe(per_day: Money, periods: int = TRADING_DAYS) -> float | None:
     """Mean ÷ sample σ × √periods, nothing deducted for a riskless rate; `periods=1` is one day's own."""
-    spread = float(per_day.std(ddof=1)) if len(per_day) > 1 else 0.0
-    return float(per_day.mean()) / spread * math.sqrt(periods) if spread > 0 else None
+    if len(per_day) < 2:
+        return None
+    mean, spread = float(per_day.mean()), float(per_day.std(ddof=1))
+    # Equal days have no spread, but a rounding of their mean.
+    return mean / spread * math.sqrt(periods) if spread > _ROUNDING * abs(mean) else None
 
 
 def equity(per_day: Money) -> Money:

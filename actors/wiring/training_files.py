@@ -195,6 +195,8 @@ def _features(request: FileRequest, root: TradedRoot, held: Collection[str], sid
     for name in request.features:
         if (reason := unavailable(name)) is not None:
             raise OperatorError(f"{name!r} {reason}", where="--features", fix="`features` lists them all", exit_code=2)
+        if request.features.count(name) > 1:
+            raise OperatorError(f"{name!r} is named twice", where="--features", fix="keep one of the two", exit_code=2)
     wanted = request.features or request.default
     if side == "both" and SIDE_FEATURE not in wanted:
         if request.features:

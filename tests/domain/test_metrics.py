@@ -42,6 +42,7 @@ def test_what_is_undefined_is_none() -> None:
     assert profit_factor(np.array([1.0, 2.0])) is None
     assert sharpe(np.array([5.0])) is None
     assert deflated_sharpe(np.array([5.0, 5.0]), [0.1]) is None
+    assert sharpe(np.full(63, -3.1)) is None  # of which numpy's mean is another float
 
 
 def test_a_fall_from_the_start_is_a_drawdown() -> None:

@@ -307,6 +307,7 @@ def test_a_directory_may_follow_the_first_unless_it_is_called_like_a_root(
     [
         (("es_hourly_retrun",), "did you mean 'es_hourly_return'"),
         (("vix_regime",), "VIX"),
+        (("price_usd", "ibs_pct", "price_usd"), "'price_usd' is named twice"),
         (("nq_hourly_return",), "nothing to compute nq_hourly_return from"),
         (("daily_rsi_len_14",), "not a single entry in .* veto_input_missing: .*daily_rsi_len_14"),
     ],
