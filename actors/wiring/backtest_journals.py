@@ -10,15 +10,17 @@ import attrs
 
 from actors.opening import opening_of
 from actors.recorded_sessions import READ, confirmed_fills, recorded_session
-from actors.veto_models import find_models
+from actors.veto_models import LoadedModels, find_models, load_models
 from actors.wiring.reading import naming
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile, segments_of
 from domain.backtest import MarketSession
 from domain.errors import OperatorError
-from domain.events import StateCarried
+from domain.events import SessionOpened, StateCarried
 from domain.sessions import Session, iso_utc
 from domain.units import Price
+from domain.veto import ModelRecord
+from models.bundle import ModelBundle
 
 
 def market_of_journals(
@@ -35,18 +37,37 @@ def market_of_journals(
         with JournalFile(path, Codec()) as journal, naming(path):
             confirmed |= confirmed_fills(journal.envelopes(types={"FillConfirmed"}))
     found = []
+    given: dict[tuple[str, ...], LoadedModels] = {}
     for path in files:
         with JournalFile(path, Codec()) as journal, naming(path):
             market = recorded_session(journal.envelopes(types=set(READ)), with_fills=with_fills, confirmed=confirmed)
         opened = market.opened
-        if with_veto:
+        if with_veto and models_dir is not None:
+            loaded = _given(opened, models_dir, given)
+            market = attrs.evolve(market, opened=attrs.evolve(opened, models=loaded.records), models=loaded.bundles)
+        elif with_veto:
             products = {root.root: root.data_product for root in opened.roots}
-            market = attrs.evolve(market, models=find_models(opened.models, path.parent, models_dir, products))
+            market = attrs.evolve(market, models=find_models(opened.models, path.parent, products=products))
         else:
             opened = attrs.evolve(opened, strategy=opened.strategy.without_veto(), models=())
             market = attrs.evolve(market, opened=opened)
         found.append(market)
     return found
+
+
+def _given(opened: SessionOpened, models_dir: Path, known: dict[tuple[str, ...], LoadedModels]) -> LoadedModels:
+    """The bundles of `models_dir`, whatever the session had or lacked; what is `known` is not looked at again."""
+    bundles: dict[str, ModelBundle] = {}
+    records: list[ModelRecord] = []
+    for root in opened.roots:
+        own = opened.strategy.of(root.root)
+        if own.veto and not root.is_reference:
+            place = (root.root, root.data_product, own.side)
+            if place not in known:
+                known[place] = load_models([root], models_dir, for_money=False, strategy=opened.strategy)
+            bundles |= known[place].bundles
+            records += known[place].records
+    return LoadedModels(bundles=bundles, records=tuple(records))
 
 
 @attrs.frozen(kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 import pytest
 from click.testing import CliRunner
+from forgery import Forger
 from market import MARKET_DATA
 from programs import run, without_key
 
@@ -17,6 +18,7 @@ from actors.main import cli
 from actors.recorded_sessions import READ, recorded_session
 from actors.veto_models import find_models
 from actors.wiring.backtest import over_journals, read_minutes, run_backtest
+from actors.wiring.backtest_journals import market_of_journals
 from adapters.calendar import CmeCalendar
 from adapters.config import CONTRACT_MAP_FILE
 from adapters.contract_map import load_contract_map
@@ -27,6 +29,7 @@ from domain.events import FillAssumed, SignalEvaluated, VetoScored
 from domain.gates import Gate
 from domain.ibs import StrategySettings
 from domain.veto import ModelRecord
+from tests.bundles import small_bundle
 
 pytestmark = pytest.mark.system
 
@@ -115,6 +118,21 @@ def test_each_session_has_the_models_that_it_was_recorded_with() -> None:
     assert half > 3
     assert {(gate.reason, gate.value) for gate in vetoes[:half]} == {("veto_model_changed", "another file")}
     assert any(gate.value is not None and " of " in gate.value for gate in vetoes[half:])
+
+
+def test_models_that_are_given_score_a_session_that_had_none(tmp_path: Path) -> None:
+    forger = Forger(GOLDEN)
+    (opened,) = forger.of("SessionOpened")
+    forger.change(opened, models=(ModelRecord(root="ES", refusal="missing"),))
+    forger.rechain()
+    journal = forger.save(tmp_path)
+    for product, refusal in (("MES", None), ("ES", {"veto_model_product_mismatch"})):
+        bundle = small_bundle(tmp_path / product, "ES", features=("price_usd",), signal_product=product)
+        sessions = market_of_journals([journal], with_fills=False, with_veto=True, models_dir=tmp_path / product)
+        decisions = over_journals(sessions, traded=["ES"]).decisions
+        reasons = {event.gates[-1].reason for event in decisions if isinstance(event, SignalEvaluated)}
+        scored = {event.digest for event in decisions if isinstance(event, VetoScored)}
+        assert (scored, refusal or reasons) == (set() if refusal else {bundle.digest}, reasons)
 
 
 def test_the_command_prints_a_table_an_object_and_a_page(tmp_path: Path) -> None:
