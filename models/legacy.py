@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
 import warnings
@@ -27,7 +28,7 @@ from domain.errors import OperatorError
 from domain.features import LEGACY_VERSION, required_bases
 from models.bundle import write_bundle
 from models.forest import ForestRefused
-from models.manifest import UNKNOWN, BundleDescription, BundleRefused, Manifest
+from models.manifest import ROOT_NAME, UNKNOWN, BundleDescription, BundleRefused, Manifest
 from models.walk import FloatArray
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _LFS = b"version https://git-lfs.github.com/spec/"
 _OID = re.compile(rb"oid sha256:([0-9a-f]{64})")
 _NAME = re.compile(r"([A-Z0-9]{1,8})_best\.json")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_TOO_DEEP = "is nested too deeply"
 _CHECK_ROWS = 2_000
 
 
@@ -50,12 +52,15 @@ def read_legacy(path: Path) -> BundleDescription:
     raw = _real_bytes(path)
     try:
         # The predecessor wrote NaN where it had no number.
-        found = json.loads(raw, parse_constant=lambda _: None)
+        found = json.loads(raw, parse_constant=lambda _: None, parse_float=_finite)
     except ValueError as error:
         raise _refused(path, f"is no JSON: {error}") from error
+    except RecursionError as error:
+        raise _refused(path, _TOO_DEEP) from error
     named = _NAME.fullmatch(path.name)
     root = found.get("Symbol", named and named[1]) if isinstance(found, dict) else None
-    if not isinstance(root, str) or (named is not None and named[1] != root):
+    # It becomes a part of a path.
+    if not isinstance(root, str) or not ROOT_NAME.fullmatch(root) or (named is not None and named[1] != root):
         raise _refused(path, "is no description of a root's model: `Symbol` and the file's name do not name one root")
     params = found.get("Params", {})
     if "Features" not in found or "Prod_Threshold" not in found or not isinstance(params, dict):
@@ -78,7 +83,15 @@ def read_legacy(path: Path) -> BundleDescription:
         seed=params.get("random_state") or 0,
     )
     # A manifest's reader knows every way in which these fields can be wrong.
-    return Manifest.of_yaml(Manifest(description=described, files={}, libraries={}).to_yaml(), path).description
+    try:
+        return Manifest.of_yaml(Manifest(description=described, files={}, libraries={}).to_yaml(), path).description
+    except RecursionError as error:
+        raise _refused(path, _TOO_DEEP) from error
+
+
+def _finite(text: str) -> float | None:
+    """1e999 is a number in JSON, and infinite here."""
+    return value if math.isfinite(value := float(text)) else None
 
 
 _READ = frozenset({"Symbol", "Features", "Prod_Threshold", "Params"})

@@ -75,8 +75,16 @@ def test_a_description_says_what_it_says_and_leaves_the_rest_unknown(tmp_path: P
 
 def test_not_a_number_is_none(tmp_path: Path) -> None:
     path = described(tmp_path)
-    path.write_text(path.read_text().replace("0.94", "NaN"))
-    assert read_legacy(path).metrics == {"claimed": {"Sharpe": None}}
+    text = path.read_text()
+    for number in ("NaN", "-Infinity", "1e999"):
+        path.write_text(text.replace("0.94", number))
+        assert read_legacy(path).metrics == {"claimed": {"Sharpe": None}}
+
+
+@pytest.mark.parametrize("root", ["es", "../ES", "/tmp/ES", "E\0", "ES\n", ""])
+def test_a_symbol_that_is_no_root_never_becomes_a_path(tmp_path: Path, root: str) -> None:
+    error = refusal(read_legacy, described(tmp_path, "any.json", Symbol=root))
+    assert "do not name one root" in error.what
 
 
 def test_the_file_names_the_root_where_the_description_does_not(tmp_path: Path) -> None:
@@ -109,7 +117,20 @@ def test_a_description_with_a_mistake_is_refused(tmp_path: Path, changes: dict[s
     assert error.where == str(tmp_path / "ES_best.json")
 
 
-@pytest.mark.parametrize(("text", "what"), [("{", "is no JSON"), ("[]", "no description"), ("", "is no JSON")])
+def nested(depth: int) -> str:
+    return json.dumps(DESCRIBED | {"Deep": 0}).replace('"Deep": 0', f'"Deep": {"[" * depth}{"]" * depth}')
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "no description"),
+        ("", "is no JSON"),
+        *((nested(depth), "nested") for depth in (30, 400, 100_000)),
+    ],
+    ids=["cut", "list", "empty", "deep", "deeper", "deepest"],
+)
 def test_what_is_no_description_is_refused(tmp_path: Path, text: str, what: str) -> None:
     path = tmp_path / "ES_best.json"
     path.write_text(text)
