@@ -130,7 +130,7 @@ def market_sessions(
     markets = {
         root.root: _RootMarket(root, [one for one in minutes if one.root == root.root], calendar) for root in roots
     }
-    ts = _first_start(minutes, 0)
+    ts, end_ns = _first_start(minutes, 0), max((int(one.rows[-1, END]) for one in minutes if len(one.rows)), default=0)
     while ts is not None:
         session = calendar.session_of(ts, roots)
         found = [markets[root.root].open(session, settings) for root in roots]
@@ -160,6 +160,7 @@ def market_sessions(
             bars={root.root: one.bars for root, one in zip(roots, found, strict=True) if one.bars is not None},
             models=models,
             rolls=tuple(one.due for one in found if one.due is not None),
+            until_ns=Nanos(end_ns) if end_ns < session.end_ns else None,
         )
         ts = _first_start(minutes, session.end_ns)
 

@@ -96,7 +96,7 @@ class MarketSession:
     is_continued: bool = False
     """A journal's later segment: not an open at which a roll takes effect."""
     until_ns: Nanos | None = None
-    """The end of a journal's record: what the clock alone demands later is of its next segment."""
+    """The end of the record: what the clock alone demands later is of a journal's next segment, or not known."""
     late: frozenset[Nanos] = frozenset()
     """Ends of the slices that a journal's session had missed: nothing is entered on them."""
     outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]] | None = None

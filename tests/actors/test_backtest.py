@@ -21,7 +21,18 @@ from adapters.config import CONTRACT_MAP_FILE
 from adapters.contract_map import load_contract_map
 from adapters.sqlite.codec import Codec
 from adapters.sqlite.journal import JournalFile
-from domain.backtest import CLOSE, END, HIGH, LOW, OPEN, START, BacktestCosts, ContractMinutes, MarketSession
+from domain.backtest import (
+    CLOSE,
+    END,
+    HIGH,
+    LOW,
+    OPEN,
+    START,
+    BacktestCosts,
+    BacktestResult,
+    ContractMinutes,
+    MarketSession,
+)
 from domain.events import SignalEvaluated, VetoScored
 from domain.history import Rows
 from domain.ibs import StrategySettings
@@ -116,6 +127,19 @@ def test_nothing_of_the_future_changes_what_was_decided(rolling: list[ContractMi
     assert early.trades == tuple(trade for trade in whole.trades if trade.exit_ns <= end)
     assert early.decisions == tuple(event for event in whole.decisions if event.ts <= end)
     assert whole.sessions == tuple(WEEK)
+
+
+def test_a_position_is_not_closed_at_a_moment_that_the_files_do_not_reach(rolling: list[ContractMinutes]) -> None:
+    def run(rows: list[ContractMinutes]) -> BacktestResult:
+        return run_backtest(rows, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, models={})
+
+    trades = run(rolling).trades
+    last = next(trade for trade in reversed(trades) if trade.exit_reason == "auto_close")
+    cuts = {"just entered": last.entry_ns + 5 * MINUTE, "not yet": last.decided_ns}
+    for name, cut in cuts.items():
+        found = run([attrs.evolve(one, rows=one.rows[one.rows[:, END] <= cut]) for one in rolling])
+        assert found.trades == tuple(trade for trade in trades if trade.exit_ns < last.entry_ns)
+        assert found.held == (("ES",) if name == "just entered" else ())
 
 
 def test_another_roots_days_are_at_the_level_of_its_new_contract_after_a_roll(rolling: list[ContractMinutes]) -> None:
