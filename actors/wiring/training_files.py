@@ -161,6 +161,10 @@ def file_material(request: FileRequest, places: MarketPlaces, kept: KeptWork) ->
         raise OperatorError(
             f"no bar of {', '.join(lacking)}", where="--data", fix="give files that hold them", exit_code=2
         )
+    if by_minutes := [root for root in traded if settings.of(root).decision_timeframe != "1h"]:
+        what = f"{', '.join(by_minutes)} decides on minutes, and the veto's features are of hour bars"
+        fix = "give a --config with `decision_timeframe: 1h`, or name other roots"
+        raise OperatorError(what, where="--config", fix=fix, exit_code=2)
     for root in traded:
         _check_gates(settings.of(root), by_root[root], by_root)
     for name, mapped, found_product in exchanged(roots, data):
@@ -272,6 +276,8 @@ def asked_of(result: BacktestResult) -> Asked:
 def _why_nothing(result: BacktestResult) -> str:
     """In words: what the veto lacked at the end, or what kept most entries away."""
     evaluated = [event for event in result.decisions if isinstance(event, SignalEvaluated)]
+    if result.unfilled:
+        return f"none of {result.unfilled} entries was filled in {len(result.sessions)} sessions"
     what = f"not a single entry in {len(result.sessions)} sessions"
     for gate in evaluated[-1].gates if evaluated else ():
         if gate.name == "veto" and not gate.is_passed:

@@ -282,6 +282,21 @@ def test_a_gate_without_bars_and_what_keeps_every_entry_away_are_named(
     assert "ES: the files hold ES, the contract map reads MES" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("strategy", "what"),
+    [
+        ("{decision_timeframe: 1m, veto: false}", "ES decides on minutes"),
+        ("{entry_order: limit, cancel_after_s: 30, warmup_bars: 20}", r"none of \d+ entries was filled"),
+    ],
+)
+def test_a_strategy_that_nothing_can_be_learned_of_is_named(strategy: str, what: str, tmp_path: Path) -> None:
+    file, config = file_of(tmp_path / "few.dbn.zst", 4), tmp_path / "live.yml"
+    config.write_text(f"mode: paper\naccount: nobody\nstrategy: {strategy}\n")
+    with pytest.raises(OperatorError, match=what) as caught:
+        train_command(request(tmp_path, file, config=config))
+    assert caught.value.exit_code == 2
+
+
 def test_more_files_may_follow_the_first(tmp_path: Path) -> None:
     file = file_of(tmp_path / "few.dbn.zst", 1)
     with pytest.raises(OperatorError, match=r"none\.dbn"):
