@@ -142,7 +142,7 @@ class BacktestCosts:
     """What a fill costs besides the commission, which is the root's."""
 
     slippage_ticks: int = 1
-    """Of the ordered product's tick, against us, on every market fill."""
+    """Of the tick of the product that is read, against us, on every market fill."""
 
 
 @attrs.frozen(kw_only=True)

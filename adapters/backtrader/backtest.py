@@ -113,9 +113,11 @@ class RootBacktest:
             if roll.root == root and roll.close_ns is not None
         }
         minutes, clock, decisions = (TapeFeed(**TIMEFRAMES[timeframe]) for timeframe in ("1m", "1m", "1h"))
-        broker = NextBarBroker(settings=settings, tick_size=plan.tick_size, costs=self._costs)
+        # As live: fills are made from the trades that are read, whatever product is ordered.
+        tick_size = next(one for one in opened.roots if one.root == root).data_spec.tick_size
+        broker = NextBarBroker(settings=settings, tick_size=tick_size, costs=self._costs)
         if market.outcomes is not None:
-            broker = RecordedBroker(market.outcomes, settings=settings, tick_size=plan.tick_size)
+            broker = RecordedBroker(market.outcomes, settings=settings, tick_size=tick_size)
 
         def begin(strategy: _SessionStrategy) -> Tape:
             self._restore(strategy, market, plan.contract, bars)

@@ -38,7 +38,7 @@ from domain.history import Rows
 from domain.ibs import StrategySettings
 from domain.instruments import ContractName, TradedRoot, parse_contract
 from domain.sessions import EXCHANGE_ZONE, to_nanos
-from domain.units import HOUR, MINUTE, Nanos
+from domain.units import HOUR, MINUTE, Nanos, Price
 from models.candidates import PassEverything
 
 CALENDAR = CmeCalendar()
@@ -253,6 +253,16 @@ def test_a_trade_is_worth_what_the_contract_was_worth_in_its_session(rolling: li
     for trade in result.trades:
         points = Decimal(trade.exit_price - trade.entry_price).scaleb(-9)
         assert trade.pnl == points * (50 if trade.session < WEEK[3] else 5) - Decimal("2.50")
+
+
+def test_a_fill_is_worse_by_a_tick_of_what_is_read_as_live(rolling: list[ContractMinutes]) -> None:
+    """Trades of 6E are read where M6E is ordered, whose tick is twice as large."""
+    coarse = attrs.evolve(ROOTS["ES"].order_spec, tick_size=Price(2 * ROOTS["ES"].data_spec.tick_size))
+    sessions = sessions_of(rolling, attrs.evolve(ROOTS["ES"], order_spec=coarse))
+    trades = run_sessions(sessions, partial(runners_of, [ROOTS["ES"]], BacktestCosts())).trades
+    opens = {(one.raw_symbol, row[START]): row[OPEN] for one in rolling for row in one.rows.tolist()}
+    assert trades
+    assert {trade.entry_price - opens[trade.contract, trade.entry_ns] for trade in trades} == {250_000_000}
 
 
 def test_its_report_is_the_same_bytes_each_time_and_adds_up(rolling: list[ContractMinutes]) -> None:
