@@ -130,7 +130,7 @@ def market_sessions(
     markets = {
         root.root: _RootMarket(root, [one for one in minutes if one.root == root.root], calendar) for root in roots
     }
-    ts, end_ns = _first_start(minutes, 0), max((int(one.rows[-1, END]) for one in minutes if len(one.rows)), default=0)
+    ts = _first_start(minutes, 0)
     while ts is not None:
         session = calendar.session_of(ts, roots)
         found = [markets[root.root].open(session, settings) for root in roots]
@@ -160,7 +160,6 @@ def market_sessions(
             bars={root.root: one.bars for root, one in zip(roots, found, strict=True) if one.bars is not None},
             models=models,
             rolls=tuple(one.due for one in found if one.due is not None),
-            until_ns=Nanos(end_ns) if end_ns < session.end_ns else None,
         )
         ts = _first_start(minutes, session.end_ns)
 
@@ -190,6 +189,7 @@ class _RootMarket:
     def __init__(self, root: TradedRoot, contracts: Sequence[ContractMinutes], calendar: Calendar) -> None:
         self._root, self._calendar = root, calendar
         self._contracts = sorted(contracts, key=lambda one: (one.name.expiry.year, one.name.expiry.month))
+        self._end_ns = Nanos(max((int(one.rows[-1, END]) for one in contracts if len(one.rows)), default=0))
         self._dated: dict[str, ResolvedContract] = {}
         self._volumes: dict[str, int] = {}
         """Of the last session with a bar."""
@@ -295,6 +295,7 @@ class _RootMarket:
             history=history,
             rolled_from=None if before == front else before,
             difference=difference,
+            until_ns=self._end_ns if self._end_ns < session.end_ns else None,
         )
 
 

@@ -56,6 +56,8 @@ class RootBars:
     """The contract before, when the session trades another one."""
     difference: Price | None = None
     """New price less old one, of a roll; None: not known, so the history begins anew."""
+    until_ns: Nanos | None = None
+    """The root's last bar ends here, inside the session: nobody knows what came after."""
 
 
 @attrs.frozen(kw_only=True)
@@ -96,7 +98,7 @@ class MarketSession:
     is_continued: bool = False
     """A journal's later segment: not an open at which a roll takes effect."""
     until_ns: Nanos | None = None
-    """The end of the record: what the clock alone demands later is of a journal's next segment, or not known."""
+    """The end of a journal's record: what the clock alone demands later is of its next segment."""
     late: frozenset[Nanos] = frozenset()
     """Ends of the slices that a journal's session had missed: nothing is entered on them."""
     outcomes: Mapping[OrderKey, Sequence[RecordedOutcome]] | None = None

@@ -130,7 +130,7 @@ class RootBacktest:
                 feeds=(minutes, clock, decisions),
                 watcher=strategy,
                 is_every_minute=settings.decision_timeframe == "1m",
-                until=market.until_ns,
+                until=bars.until_ns if market.until_ns is None else market.until_ns,
             )
             return tape
 

@@ -130,8 +130,12 @@ def test_nothing_of_the_future_changes_what_was_decided(rolling: list[ContractMi
 
 
 def test_a_position_is_not_closed_at_a_moment_that_the_files_do_not_reach(rolling: list[ContractMinutes]) -> None:
+    """Those of another root may go on."""
+    other = [contract("MNQH4", rolling[0].rows, root="NQ")]
+
     def run(rows: list[ContractMinutes]) -> BacktestResult:
-        return run_backtest(rows, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, models={})
+        roots = [ROOTS["ES"], ROOTS["NQ"]]
+        return run_backtest(rows + other, roots=roots, settings=SETTINGS, calendar=CALENDAR, models={}, traded=["ES"])
 
     trades = run(rolling).trades
     last = next(trade for trade in reversed(trades) if trade.exit_reason == "auto_close")

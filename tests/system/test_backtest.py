@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,9 @@ def test_every_decision_bar_of_real_bars_is_explained(file: str, product: str, c
         refused = [gate.reason for gate in signal.gates if not gate.is_passed]
         assert signal.verdict in ("hold", "exit") or (signal.verdict == "enter") == (not refused)
         assert signal.verdict != "refuse" or signal.reason in refused
-    assert Counter(signal.verdict for signal in signals)["enter"] == len(result.trades) > 0
+    # What is entered as the data end has no bar to be filled in.
+    entered = [signal for signal in signals if signal.verdict == "enter" and signal.ts < rows[-1, 1]]
+    assert len(entered) == len(result.trades) > 0
     for trade in result.trades:
         session = calendar.session_on(trade.session, data.roots)
         assert session.open_ns < trade.entry_ns < trade.exit_ns < session.end_ns - 300 * 10**9
