@@ -178,6 +178,10 @@ class Manifest:
             )
         if fields["side"] not in ("long", "short", "both"):
             raise BundleRefused("malformed", f"side: {fields['side']!r} is not long, short or both", where=path)
+        try:
+            json.dumps([fields[name] for name in ("params", "metrics", "folds")], allow_nan=False)
+        except (TypeError, ValueError) as error:  # what YAML makes of an unquoted date
+            raise BundleRefused("malformed", f"holds what is no plain data: {error}", where=path) from error
         is_bare = fields["files"] == {} and fields["libraries"] == {}
         start, end = _texts("training_window", [window.get("start"), window.get("end")], path)
         description = BundleDescription(

@@ -69,7 +69,7 @@ def backtest_command(request: BacktestRequest) -> None:
     if request.report is not None:
         check_file(request.report, "--report")
     result = _of_journals(request) if journals else _of_files(request)
-    conditions = {"fills": request.fills, "slippage_ticks": request.slippage}
+    conditions = {"fills": request.fills, "slippage_ticks": request.slippage if request.fills == "bars" else None}
     report = backtest_report(result, conditions)
     if request.report is not None:
         try:

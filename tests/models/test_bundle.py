@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import hashlib
 import shutil
 import subprocess
@@ -284,6 +285,9 @@ MANIFESTS: list[tuple[str, Callable[[dict[str, Any]], Any]]] = [
     ("malformed", lambda m: m.update(label="")),
     ("malformed", lambda m: m.update(seed="1")),
     ("malformed", lambda m: m.update(params=[])),
+    ("malformed", lambda m: m["metrics"].update(on=dt.date(2024, 1, 1))),
+    ("malformed", lambda m: m["metrics"].update({dt.date(2024, 1, 1): 1})),
+    ("malformed", lambda m: m["params"].update(ratio=float("nan"))),
     ("malformed", lambda m: m.update(training_window={"start": "2023-01-01"})),
     ("malformed", lambda m: m["training_window"].update(end="2024-01-01T00:00:00")),  # of which zone
     ("malformed", lambda m: m["training_window"].update(end="the end")),
