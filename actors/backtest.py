@@ -37,7 +37,7 @@ from domain.bars import BarTable, Timeframe
 from domain.events import RollDue, SessionOpened, SignalEvaluated, VetoScored
 from domain.history import MAX_DAYS, MAX_HOURS, Rows
 from domain.ibs import StrategySettings
-from domain.instruments import ResolvedContract, TradedRoot, parse_contract
+from domain.instruments import ContractName, ResolvedContract, TradedRoot, parse_contract
 from domain.populations import CarriedPercentile
 from domain.ports import Calendar
 from domain.risk import RiskSettings
@@ -190,10 +190,10 @@ class _RootMarket:
         self._root, self._calendar = root, calendar
         self._contracts = sorted(contracts, key=lambda one: (one.name.expiry.year, one.name.expiry.month))
         self._end_ns = Nanos(max((int(one.rows[-1, END]) for one in contracts if len(one.rows)), default=0))
-        self._dated: dict[str, ResolvedContract] = {}
-        self._volumes: dict[str, int] = {}
-        """Of the last session with a bar."""
-        self._front: str | None = None
+        self._dated: dict[ContractName, ResolvedContract] = {}
+        self._volumes: dict[ContractName, int] = {}
+        """Of the last session with a bar. By name: the symbol that a contract has is another one's ten years later."""
+        self._front: ContractMinutes | None = None
         self._due: RollDue | None = None
         self._history: dict[Timeframe, Rows] = {"1h": NO_ROWS, "1d": NO_ROWS}
 
@@ -206,20 +206,22 @@ class _RootMarket:
             if parse_contract(one.raw_symbol, [root.data_product], date) == one.name
         }
         own = {raw: _volume(one.rows, session) for raw, one in named.items()}
-        volumes = self._volumes if any(self._volumes.get(raw) for raw in named) else own
+        volumes = {raw: self._volumes.get(one.name, 0) for raw, one in named.items()}
+        if not any(volumes.values()):
+            volumes = own
         offered = _ranked(volumes)
         if offered[0] is None:
             return _Opened()
-        resolved = {raw: self._resolved(raw, date) for raw in named}
+        resolved = {raw: self._resolved(one, date) for raw, one in named.items()}
         tradable = {
             raw for raw, one in resolved.items() if one.last_trade_session is None or date <= one.last_trade_session
         }
-        before = self._front
+        before = None if self._front is None or self._front not in named.values() else self._front.raw_symbol
         due_to = None if self._due is None or self._due.from_contract != before else self._due.to_contract
         front = front_contract(
             root,
             date,
-            before=before if before in named else None,
+            before=before,
             due_to=due_to if due_to in named else None,
             offered=offered,
             tradable=tradable,
@@ -233,20 +235,20 @@ class _RootMarket:
             if raw is not None
         )  # fmt: skip
         self._due = self._due_of(session, settings, contracts, offered[0], volumes)
-        bars = self._bars(session, named, front, before)
-        self._front = front
+        bars = self._bars(session, named[front], is_listed=before is not None)
+        self._front = named[front]
         if any(own.values()):
-            self._volumes = own
+            self._volumes = {named[raw].name: volume for raw, volume in own.items()}
         mappings = tuple(
             ResolvedContract(root=root.root, rank=rank, raw_symbol=raw) for rank, raw in enumerate(offered)
         )
         return _Opened(contracts=contracts, mappings=mappings, due=self._due, bars=bars)
 
-    def _resolved(self, raw: str, date: dt.date) -> ResolvedContract:
-        if raw not in self._dated:
-            contract = ResolvedContract(root=self._root.root, rank=0, raw_symbol=raw)
-            self._dated[raw] = dated(contract, self._root, self._calendar, date)
-        return self._dated[raw]
+    def _resolved(self, one: ContractMinutes, date: dt.date) -> ResolvedContract:
+        if one.name not in self._dated:
+            contract = ResolvedContract(root=self._root.root, rank=0, raw_symbol=one.raw_symbol)
+            self._dated[one.name] = dated(contract, self._root, self._calendar, date)
+        return self._dated[one.name]
 
     def _due_of(
         self,
@@ -270,20 +272,21 @@ class _RootMarket:
             close_ns=close_time(self._root, front, session, settings),
         )
 
-    def _bars(self, session: Session, named: Mapping[str, ContractMinutes], front: str, before: str | None) -> RootBars:
-        hours_of = session.hours_of(self._root.root)
-        rows = named[front].rows
+    def _bars(self, session: Session, front: ContractMinutes, *, is_listed: bool) -> RootBars:
+        """`is_listed`: whether the contract before is still one that can be named."""
+        hours_of, before = session.hours_of(self._root.root), self._front
+        rows = front.rows
         minutes = _ending(rows, session.start_ns, session.end_ns)
         hours = _hours(rows, session)
         days = _day(minutes, hours_of.open_ns, hours_of.close_ns)
         difference = None
-        if before is not None and before != front:
-            difference = None if before not in named else _difference(named[before].rows, rows, session.start_ns)
+        if before is not None and before is not front:
+            difference = _difference(before.rows, rows, session.start_ns) if is_listed else None
             for timeframe, held in self._history.items():
                 self._history[timeframe] = _shifted(held, difference)
         tables: tuple[tuple[Timeframe, Rows], ...] = tuple(self._history.items())
         history = tuple(
-            BarTable(root=self._root.root, timeframe=timeframe, contracts=(front,) * len(held), data=held)
+            BarTable(root=self._root.root, timeframe=timeframe, contracts=(front.raw_symbol,) * len(held), data=held)
             for timeframe, held in tables
         )
         self._history["1h"] = np.concatenate((self._history["1h"], hours))[-MAX_HOURS:]
@@ -293,7 +296,7 @@ class _RootMarket:
             hours=hours,
             days=days,
             history=history,
-            rolled_from=None if before == front else before,
+            rolled_from=None if before is None or before is front else before.raw_symbol,
             difference=difference,
             until_ns=self._end_ns if self._end_ns < session.end_ns else None,
         )

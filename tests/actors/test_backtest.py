@@ -118,6 +118,23 @@ def test_a_roll_goes_past_a_serial_month_that_hardly_trades() -> None:
     assert found[-1].opened.contracts[0].raw_symbol == "MGCJ4"
 
 
+def test_a_symbol_that_comes_again_ten_years_later_is_another_contract() -> None:
+    decade = [dt.date(2014, 1, 21), dt.date(2014, 1, 22)]
+    early, later = minutes(decade, level=1_800, volume=9), minutes(WEEK, level=5_100, volume=9)
+    data = [
+        contract("MESH4", early, year=2014),
+        contract("MESM4", early[early[:, START] < early[-1, START]], year=2014),
+        contract("MESH4", later),
+    ]
+    found = sessions_of(data, ROOTS["ES"])
+    assert [one.date for one in found] == [*decade, *WEEK]
+    assert {one.opened.contracts[0].raw_symbol for one in found} == {"MESH4"}
+    lasts = [one.opened.contracts[0].last_trade_session for one in found]
+    assert lasts == [dt.date(2014, 3, 18)] * 2 + [dt.date(2024, 3, 12)] * 5
+    assert [len(table) for table in found[2].bars["ES"].history] == [0, 0]
+    assert [len(table) for table in found[3].bars["ES"].history] == [23, 1]
+
+
 def test_nothing_of_the_future_changes_what_was_decided(rolling: list[ContractMinutes]) -> None:
     end = CALENDAR.session_on(WEEK[2], [ROOTS["ES"]]).end_ns
     whole = run_backtest(rolling, roots=[ROOTS["ES"]], settings=SETTINGS, calendar=CALENDAR, models={})
