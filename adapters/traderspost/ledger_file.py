@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import cattrs
 import orjson
+from cattrs.errors import CattrsError
 
 from adapters.traderspost.ledger import LedgerState
 from domain.errors import OperatorError
@@ -43,7 +44,7 @@ def load_state(path: Path, *, clock: str) -> SavedState:
         saved = _CONVERTER.structure(orjson.loads(path.read_bytes()), SavedState)
     except FileNotFoundError:
         return SavedState(clock=clock)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, cattrs.BaseValidationError) as e:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, ArithmeticError, CattrsError) as e:
         raise _unusable(path, e) from e
     if saved.version != VERSION:
         raise _unusable(path, ValueError(f"version {saved.version}, not {VERSION}"))

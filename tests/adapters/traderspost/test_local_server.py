@@ -611,7 +611,9 @@ def test_what_waits_for_its_execution_is_executed_after_a_restart(tmp_path: Path
         assert [fill.signal_id for fill in running.ledger().fills] == ["entry-1", "exit-1"]
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", '{"clock":"system","version":2}', '{"clock":"request"}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", '{"other": 1}', '{"clock":"system","version":2}', '{"clock":"request"}']
+)
 def test_a_state_file_that_is_not_ours_is_refused_and_left_alone(text: str, tmp_path: Path) -> None:
     state = tmp_path / "paper.json"
     state.write_text(text)
