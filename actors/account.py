@@ -232,16 +232,11 @@ class Account:
             is_live=self.session.mode == "live",
             unknown_roots=frozenset(root for root, held in self.holdings.positions.items() if held.is_unknown),
             unconfirmed=self.unconfirmed,
-            unreconciled_days=self._unreconciled_days(),
+            unreconciled_days=unreconciled_days(self.session, self.unreconciled),
             margin_usd=sum((margin for margin in margins if margin is not None), Decimal(0)),
             entries_last_hour=self.outbox.entries_last_hour(self.now),
             is_market_silent=self.is_market_silent,
         )
-
-    def _unreconciled_days(self) -> int:
-        if self.session.mode != "live" or not self.unreconciled:
-            return 0
-        return (self.session.session.date - dt.date.fromisoformat(min(self.unreconciled))).days
 
     def may_leave(self, order: Order) -> bool:
         """Limit and switches are asked again before every attempt: what held at the request may be long ago."""
@@ -278,3 +273,10 @@ class Account:
             decided_ns=self.now,
             ordinal=ordinal,
         )
+
+
+def unreconciled_days(session: SessionOpened, dates: tuple[str, ...]) -> int:
+    """How old the oldest of `dates` is, sessions that no broker's report was compared with; 0 where no money is."""
+    if session.mode != "live" or not dates:
+        return 0
+    return (session.session.date - dt.date.fromisoformat(min(dates))).days

@@ -24,11 +24,17 @@ ENDS_S = 60.0
 Command = Callable[..., None]
 
 
+def _where(command: Command) -> Command:
+    """Give the command the options that say which program is meant."""
+    config = click.option("--config", type=click.Path(path_type=Path), help="Default: as for live, else ./journal.")
+    directory = click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of a config's.")
+    return config(directory(command))
+
+
 def _at(command: Command) -> Command:
     """Give the command the journal `directory` of the program that its options mean."""
 
-    @click.option("--config", type=click.Path(path_type=Path), help="Default: as for live, else ./journal.")
-    @click.option("--journal-dir", type=click.Path(path_type=Path), help="Instead of a config's.")
+    @_where
     @functools.wraps(command)
     def run(config: Path | None, journal_dir: Path | None, **options: Any) -> None:
         command(directory=journal_directory(config, journal_dir), **options)
@@ -189,13 +195,13 @@ def status(as_json: bool, directory: Path) -> None:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path), required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
-@_at
-def positions(file: Path | None, as_json: bool, directory: Path) -> None:
+@_where
+def positions(file: Path | None, as_json: bool, config: Path | None, journal_dir: Path | None) -> None:
     """What is held by the record, and how that is known: of FILE, else of the last session. Nothing has to run."""
     from actors.status import Status
     from domain.events import EVENT_TYPES
 
-    path = file or _last_file(directory)
+    path = file or _last_file(journal_directory(config, journal_dir))
     shown = Status()
     _fold(path, shown.fold, set(EVENT_TYPES) - {"TradesReceived"})
     found = shown.snapshot()

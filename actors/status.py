@@ -14,6 +14,7 @@ from typing import Any
 
 import attrs
 
+from actors.account import unreconciled_days
 from actors.outbox import retry_ns
 from actors.tally import Tally
 from domain.envelope import Envelope
@@ -261,6 +262,10 @@ class Status:
             yield "not enabled"
         if self._unconfirmed:
             yield f"to be confirmed with resolve: {', '.join(sorted(self._unconfirmed))}"
+        if self._opened is not None:
+            days, limit = unreconciled_days(self._opened, self._unreconciled), self._opened.risk.reconcile_within_days
+            if days > limit:
+                yield f"to be reconciled: {min(self._unreconciled)}"
         if not self._are_entries_open:
             yield "the journal's writer or a machine is behind"
         if self._is_stopping:

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
+from click.testing import CliRunner
 
+from actors.carry import fresh_state
 from actors.commands import _status_words
+from actors.main import cli
 from actors.operator import OperatorDesk
 from actors.sequencer import Sequencer
 from actors.status import Status
 from adapters.memory import MemoryJournal
 from domain.errors import OperatorError
-from domain.events import CommandReceived, FillConfirmed, SessionReconciled
+from domain.events import CommandReceived, FeedStatusChanged, FillConfirmed, SessionReconciled
 from domain.units import Nanos
 from domain.veto import ModelRecord
 from tests.builders import CODEC, PRICE, START, Record, opened_session, traded_root
+
+GOLDEN = Path(__file__).parents[1] / "replay" / "sessions" / "crashed" / "2024-05-01.db"
 
 
 class Office:
@@ -66,6 +73,34 @@ def test_status_says_what_is_to_be_known_of_a_model() -> None:
     words = _status_words(found)
     assert f"model      ES: {said[0]}" in words
     assert sum(line.startswith("model ") for line in words) == 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "session", "blocks"),
+    [
+        ("live", "2024-04-27", ["not enabled", "to be reconciled: 2024-04-27"]),
+        ("live", "2024-04-28", ["not enabled"]),
+        ("paper", "2024-04-27", []),
+    ],
+)
+def test_status_names_the_session_that_was_not_reconciled_in_time(mode: str, session: str, blocks: list[str]) -> None:
+    record, status = Record(), Status()
+    status.fold(record.put(opened_session(mode=mode), ts=START))
+    status.fold(record.put(attrs.evolve(fresh_state(), unreconciled=("2024-04-30", session))))
+    status.fold(record.put(FeedStatusChanged(status="live", reason="subscribed")))
+    assert status.blocks() == blocks
+    status.fold(record.put(SessionReconciled(session=session, source="r.csv", fills=1, differences=0)))
+    assert status.blocks() == [block for block in blocks if session not in block]
+
+
+def test_positions_of_a_file_need_no_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROONEY_CONFIG", raising=False)
+    result = CliRunner().invoke(cli, ["positions", str(GOLDEN)])
+    assert (result.exit_code, result.output.splitlines()[0]) == (
+        0,
+        "session 2024-05-01 (paper, account system-test), at 2024-05-01T21:00:00Z",
+    )
 
 
 def test_a_command_is_one_event_and_the_answer_names_it_and_what_it_left(office: Office) -> None:
