@@ -266,6 +266,7 @@ def test_a_cancel_says_nothing_that_could_trade() -> None:
     assert isinstance(parsed_message, Parsed)
     assert isinstance(validate(parsed_message), Signal)
     assert lint(parsed_message) == ()
+    assert faults(message.body) == []
     assert set(sent(asked)) == {"ticker", "action", "time", "extras"}
     assert sent(asked)["action"] == "cancel"
     assert message.fallback == ""

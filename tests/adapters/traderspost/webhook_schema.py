@@ -22,7 +22,15 @@ PLAIN_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 TICKER = re.compile(r"[A-Z0-9]{1,4}[FGHJKMNQUVXZ]20[0-9]{2}")
 TIME = re.compile(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{3})?Z")
 EXTRAS_LIMIT_BYTES = 1024
-SIDES = {("buy", "bullish"), ("sell", "bearish"), ("sell", "flat"), ("buy", "flat"), ("exit", None), (None, None)}
+SIDES = {
+    ("buy", "bullish"),
+    ("sell", "bearish"),
+    ("sell", "flat"),
+    ("buy", "flat"),
+    ("exit", None),
+    ("cancel", None),
+    (None, None),
+}
 
 
 def _tables() -> dict[str, dict[str, dict[str, str]]]:
@@ -65,6 +73,8 @@ def kind_of(message: dict[str, Any]) -> str:
         return "probe"
     if set(message) - {"cancel"} == {"ticker", "action"}:
         return "fallback"
+    if message.get("action") == "cancel":
+        return "cancel"
     if message.get("action") == "exit":
         return "flatten"
     return "exit" if message.get("sentiment") == "flat" else "entry"
