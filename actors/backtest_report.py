@@ -104,7 +104,8 @@ def _trade(trade: BacktestTrade) -> dict[str, Any]:
 
 def backtest_words(report: Mapping[str, Any]) -> Iterator[str]:
     """For a person: the sessions, a line per root, and why there was no entry."""
-    yield f"{report['sessions']} sessions, {report['from']} to {report['to']}; {_conditions(report)}"
+    span = f"{report['sessions']} sessions, {report['from']} to {report['to']}" if report["from"] else "no session"
+    yield f"{span}; {_conditions(report)}"
     yield ""
     yield f"{'root':<6}" + "".join(f"{title:>14}" for title, _ in _COLUMNS)
     for name, metrics in _rows(report):

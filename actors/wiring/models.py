@@ -77,7 +77,9 @@ def list_command(places: ModelPlaces, *, as_json: bool) -> None:
                 found.digest[:12],
             )
         )
-    if not as_json:
+    if not as_json and len(table) == 1:
+        click.echo(f"no bundle in {places.models_dir}")
+    elif not as_json:
         widths = [max(len(line[column]) for line in table) for column in range(len(header))]
         for line in table:
             click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())

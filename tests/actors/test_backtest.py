@@ -301,3 +301,5 @@ def test_its_report_is_the_same_bytes_each_time_and_adds_up(rolling: list[Contra
     assert page.count("<polyline") == 2
     assert "http" not in page
     assert any(line.startswith("ES ") for line in backtest_words(report))
+    nothing = backtest_report(attrs.evolve(result, sessions=(), trades=(), decisions=()), how)
+    assert next(iter(backtest_words(nothing))).startswith("no session; ")

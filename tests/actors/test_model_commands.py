@@ -84,6 +84,12 @@ def test_the_list_says_of_each_bundle_what_a_start_would(home: Path) -> None:
     ]
 
 
+def test_the_list_of_a_directory_without_bundles_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("ROONEY_CONFIG", raising=False)
+    assert models("list", "--models-dir", "absent").output == f"no bundle in {tmp_path / 'absent'}\n"
+
+
 def test_with_money_a_bundle_of_a_simulated_market_is_none_and_a_shadow_is_one(home: Path) -> None:
     (home / "live.yml").write_text((home / "live.yml").read_text() + "mode: live\n")
     small_bundle(home / "live", "ES", features=FEATURES, signal_product="MES")
