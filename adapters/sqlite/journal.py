@@ -123,7 +123,8 @@ class JournalFile:
         self.path = path
         self._codec = codec
         if not path.is_file():
-            raise JournalUnreadable(f"{path}: no such file")
+            what = "is a directory, give one of its files" if path.is_dir() else "no such file"
+            raise JournalUnreadable(f"{path}: {what}")
         uri = f"file:{urllib.parse.quote(str(path.resolve()))}?mode=ro"
         try:
             self._connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)

@@ -51,6 +51,14 @@ def change(path: Path, *statements: str) -> None:
 # ---------------------------------------------------------------- verify
 
 
+def test_a_directory_where_a_file_is_wanted_is_called_one(journal: Path) -> None:
+    result = call("events", journal)
+    assert (result.exit_code, result.stderr.splitlines()[0]) == (
+        2,
+        f"error: {journal}: is a directory, give one of its files",
+    )
+
+
 def test_a_clean_directory_is_told_file_by_file(journal: Path) -> None:
     result = call("verify", journal)
     assert (result.exit_code, result.stderr) == (0, "")
