@@ -93,6 +93,7 @@ def _in_order(paths: Sequence[Path]) -> list[Path]:
 
 def _look(path: Path) -> _File:
     with JournalFile(path, Codec()) as journal, naming(path):
+        journal.verify()
         opened = opening_of(journal)
         carried = [each.payload for each in journal.envelopes(until=3, types={"StateCarried"})]
         head = journal.head().hash.hex()

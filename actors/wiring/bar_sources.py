@@ -84,6 +84,7 @@ def _journal_minutes(path: Path, products: Collection[str]) -> FileMinutes:
     lossy: set[str] = set()
     bars: dict[tuple[str, str], list[Bar]] = {}
     with JournalFile(path, Codec()) as journal, naming(path):
+        journal.verify()
         for envelope in journal.envelopes(types={"SessionOpened", "SliceClosed", "RootReset"}):
             match envelope.payload:
                 case SessionOpened():

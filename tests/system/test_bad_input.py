@@ -343,6 +343,15 @@ def test_a_journal_that_cannot_be_read_exits_2(name: str, short: Path, tmp_path:
         assert_refused(run(*command), 2, str(file), said)
 
 
+@pytest.mark.parametrize("command", [("backtest",), ("train", "ES")])
+def test_bars_of_a_journal_whose_chain_is_broken_are_not_used(
+    command: tuple[str, ...], short: Path, tmp_path: Path
+) -> None:
+    file = copied(short, tmp_path)
+    change(file, "UPDATE events SET ts_ns = ts_ns + 1 WHERE seq = 5")
+    assert_refused(run(*command, "--data", file, cwd=tmp_path), 1, str(file), "seq 5: the hash chain does not hold")
+
+
 def test_no_header_of_a_table_comes_from_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     file = tmp_path / "2024-05-01.db"
     bars = run("journal", "bars", file)
