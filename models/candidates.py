@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Literal
 
@@ -24,7 +24,8 @@ from domain.events import FillAssumed, OrderRequested, SessionOpened, VetoScored
 from domain.features import BASES, FEATURE_SET_VERSION
 from domain.ibs import EntrySide
 from domain.units import Nanos
-from domain.veto import Score
+from domain.veto import Score, VetoModel
+from models.forest import FlatForest
 
 LABEL = "1 when the trade's net P&L, with assumed fills one tick worse and both commissions, is above 0"
 
@@ -47,6 +48,16 @@ class PassEverything:
 
     def score(self, vector: Sequence[float]) -> Score:
         return Score(probability=1.0, bias=1.0, contributions=(0.0,) * len(vector))
+
+
+@attrs.frozen(kw_only=True)
+class Judging(PassEverything):
+    """The same with a forest: what it gives less than `threshold` is kept away. Its percentiles begin with the run."""
+
+    forest: FlatForest
+
+    def score(self, vector: Sequence[float]) -> Score:
+        return self.forest.explain(vector)
 
 
 @attrs.frozen(kw_only=True)
@@ -176,3 +187,5 @@ class Material:
     """ISO 8601; start inclusive, end exclusive."""
     strategy: Mapping[str, str] = attrs.field(factory=dict)
     """Parameters of the strategy that are not the defaults: the veto has learned of its entries with these."""
+    play: Callable[[VetoModel], Sequence[Row]] | None = None
+    """The trades of the strategy with a model on the same bars; None where they cannot be run again."""

@@ -85,7 +85,12 @@ _COLUMNS = (
 def _results(result: Mapping[str, Any]) -> str:
     rows = [
         [name, *(_shown(result[key][column], form) for column, _, form in _COLUMNS)]
-        for key, name in (("without_veto", "Without the veto"), ("with_veto", "With it"))
+        for key, name in (
+            ("without_veto", "Without the veto"),
+            ("with_veto", "What passes of it"),
+            ("run_with_veto", "The strategy with it"),
+        )
+        if key in result
     ]
     return _table(["", *(name for _, name, _ in _COLUMNS)], rows)
 

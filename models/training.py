@@ -13,15 +13,17 @@ at once, with and without the veto. A model is *better than no veto* only when a
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
+from domain.ibs import EntrySide
 from domain.metrics import daily, deflated_sharpe, summary
-from models.candidates import Candidates
+from models.candidates import Candidates, Judging, Row
+from models.forest import FlatForest
 from models.search import Choice, Floats, choose, fitted, run_trials
 from models.validation import Fold, Mask, TrainingPlan, splits_of
 
@@ -116,6 +118,31 @@ def train(table: Candidates, plan: TrainingPlan, trials: list[Floats] | None = N
         hold_out=splits.hold_out,
         unseen=unseen,
     )
+
+
+def judging(trained: Trained, table: Candidates, side: EntrySide) -> Judging:
+    """The veto that `trained` is, as a backtest asks it."""
+    return Judging(
+        root=table.root,
+        features=table.features,
+        side=side,
+        digest=trained.data_digest,
+        threshold=trained.threshold,
+        forest=FlatForest.of(trained.estimator),
+    )
+
+
+def with_run(trained: Trained, rows: Sequence[Row]) -> Trained:
+    """Say beside the rows that pass what the strategy made of the hold-out with the veto: `rows` are its trades.
+
+    A trade that is kept away leaves its root free for an entry that is no candidate.
+    """
+    days = trained.hold_out.days
+    seen = [row for row in rows if row.session.toordinal() in days]
+    pnl = np.array([float(row.pnl) for row in seen])
+    sessions = np.array([row.session.toordinal() for row in seen], np.int64)
+    hold_out = {**trained.metrics["hold_out"], "run_with_veto": summary(pnl, sessions, days)}
+    return attrs.evolve(trained, metrics={**trained.metrics, "hold_out": hold_out})
 
 
 def edge_of(table: Candidates, tested: Mask, is_passed: Mask, days: npt.NDArray[np.int64], seed: int) -> Edge | None:

@@ -27,7 +27,7 @@ from models.kept import KeptWork
 from models.manifest import BundleDescription
 from models.search import Floats, run_trials
 from models.study import OptunaProposer, search
-from models.training import Trained, train
+from models.training import Trained, judging, train, with_run
 from models.validation import GRIDS, TrainingPlan
 
 REFUSED = 1
@@ -223,7 +223,22 @@ def _trained(
                 jobs=jobs,
                 done=lambda root: bar.update(1),
             )
-    return {root: train(table, *searched[root]) for root, table in tables.items()}
+    return _played(material, {root: train(table, *searched[root]) for root, table in tables.items()}, jobs)
+
+
+def _played(material: Mapping[str, Material], trained: Mapping[str, Trained], jobs: int) -> dict[str, Trained]:
+    """With what the strategy makes of each hold-out when it asks the model."""
+    from joblib import Parallel, delayed
+
+    plays = {root: one.play for root, one in material.items() if one.play is not None}
+    models = {root: judging(trained[root], material[root].table, material[root].side) for root in plays}
+    work = Parallel(n_jobs=jobs, return_as="generator")(delayed(play)(models[root]) for root, play in plays.items())
+    found = dict(trained)
+    with click.progressbar(length=len(plays), label="hold-outs", file=sys.stderr) as bar:
+        for root, rows in zip(plays, work, strict=True):
+            found[root] = with_run(trained[root], rows)
+            bar.update(1)
+    return found
 
 
 def _write(
@@ -242,6 +257,8 @@ def _write(
         is_forced = bool(result.shortcomings) and (request.force or request.demo)
         is_written = not result.shortcomings or is_forced
         click.echo(_line(root, result))
+        if (run := result.metrics["hold_out"].get("run_with_veto")) is not None:
+            click.echo(f"      the strategy with it: {run['trades']} trades {run['net_pnl']:+,.2f} USD")
         for shortcoming in () if request.demo else result.shortcomings:
             click.echo(f"      {shortcoming}")
         page = _card(request, root)

@@ -29,6 +29,7 @@ from domain.instruments import TradedRoot
 from domain.optional_gates import gate_inputs, gate_names
 from domain.sessions import iso_utc
 from domain.units import MINUTE, Nanos
+from domain.veto import VetoModel
 from models.candidates import SIDE_FEATURE, Candidates, Material, PassEverything, Row
 from models.kept import Arrays, KeptWork, key_of
 from models.lookahead import refuse_lookahead, spread
@@ -89,31 +90,23 @@ class TrainingRun:
             market="simulated" if data.is_simulated else "recorded",
         )
 
-    def result(self) -> BacktestResult:
+    def result(self, model: VetoModel | None = None) -> BacktestResult:
+        """With `model`, or with one that lets every entry pass."""
         root = self.root.root
+        everything = PassEverything(root=root, features=self.features, side=self.settings.side)
         return run_backtest(
             self.minutes,
             roots=self.roots,
             settings=self.settings,
             calendar=CmeCalendar(CALENDAR_OVERRIDES_FILE),
-            models={root: PassEverything(root=root, features=self.features, side=self.settings.side)},
+            models={root: model or everything},
             required_reference_feeds=self.feeds,
             traded=[root],
         )
 
     def candidates(self, result: BacktestResult) -> Candidates:
         """The table of `result`'s trades. Raises OperatorError (exit 2) without any, saying what kept them away."""
-        rows = [
-            Row(
-                root=trade.root,
-                session=trade.session,
-                decided_ns=trade.decided_ns,
-                exit_ns=Nanos(trade.exit_ns + MINUTE),  # the end of the bar that it fell in
-                values=trade.values,
-                pnl=trade.pnl,
-            )
-            for trade in result.trades
-        ]
+        rows = _rows(result)
         if not rows:
             fix = "take more sessions, or other --features"
             raise OperatorError(_why_nothing(result), where=self.root.root, fix=fix, exit_code=2)
@@ -121,6 +114,10 @@ class TrainingRun:
         first = min(row.session for row in rows)
         sessions = [date for date in result.sessions if date >= first]
         return Candidates.of(rows, features=self.features, sessions=sessions)
+
+    def play(self, model: VetoModel) -> list[Row]:
+        """The trades of the strategy with `model`."""
+        return _rows(self.result(model))
 
     def until(self, end: int) -> TrainingRun:
         """The same on data that end at `end`."""
@@ -261,6 +258,20 @@ def _candidates(run: TrainingRun) -> tuple[str, Arrays]:
     return root, arrays
 
 
+def _rows(result: BacktestResult) -> list[Row]:
+    return [
+        Row(
+            root=trade.root,
+            session=trade.session,
+            decided_ns=trade.decided_ns,
+            exit_ns=Nanos(trade.exit_ns + MINUTE),  # the end of the bar that it fell in
+            values=trade.values,
+            pnl=trade.pnl,
+        )
+        for trade in result.trades
+    ]
+
+
 def asked_of(result: BacktestResult) -> Asked:
     """By decision bar: the vector, and whether it entered."""
     entered = {
@@ -338,4 +349,5 @@ def _material(run: TrainingRun, arrays: Arrays) -> Material:
         training_end=iso_utc(last.end_ns),
         strategy=recorded_parameters(run.settings)
         | ({"required_reference_feeds": ", ".join(run.feeds)} if run.feeds else {}),
+        play=run.play,
     )

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from market import MARKET_DATA
 from programs import run
+from sklearn.ensemble import RandomForestClassifier
 
 from actors.wiring.backtest import read_minutes
 from actors.wiring.training import TrainRequest, train_command
@@ -29,6 +30,8 @@ from domain.events import SignalEvaluated
 from domain.ibs import FeatureGate, StrategySettings
 from domain.units import HOUR, MINUTE, PRICE_SCALE
 from models.bundle import load_model_bundle
+from models.candidates import Judging
+from models.forest import FlatForest
 from models.lookahead import refuse_lookahead, spread
 from tests.minutes import rebounds, trading_hours, write_minutes
 
@@ -158,6 +161,24 @@ def test_a_row_is_a_trade_with_its_vector_and_an_outcome_after_its_decision(
     assert table.values[0][2] > 1000, "price_usd"
 
 
+def test_with_a_forest_the_strategy_makes_what_passes_and_what_the_others_had_kept_it_from(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    run, _ = whole(tmp_path_factory.getbasetemp())
+    table = run.candidates(run.result())
+    forest = FlatForest.of(RandomForestClassifier(5, random_state=1).fit(table.values, table.wins))
+    of_rows = forest.score_many(table.values)
+    threshold = float(np.median(of_rows))
+    model = Judging(root="ES", features=run.features, digest="five trees", threshold=threshold, forest=forest)
+    made = run.play(model)
+    assert all(forest.probability(row.values) >= threshold for row in made)
+    times = {row.decided_ns for row in made}
+    kept_away = set(table.decided[of_rows < threshold].tolist())
+    assert kept_away, "every entry passes: the test shows nothing"
+    assert not times & kept_away
+    assert times - set(table.decided.tolist()), "nothing was entered in the place of another"
+
+
 def test_what_a_gate_reads_is_there_though_no_feature_reads_it(tmp_path: Path) -> None:
     files = [
         write_minutes(tmp_path / f"{root}.dbn.zst", rebounds(trading_hours(FIRST, 5), strength=0, seed=1), f"{root}Z4")
@@ -217,7 +238,7 @@ def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(
 ) -> None:
     file, config = file_of(tmp_path / "bars.dbn.zst", 24), tmp_path / "live.yml"
     config.write_text("mode: paper\naccount: nobody\nstrategy: {side: short, veto: false}\n")
-    asked = request(tmp_path, file, config=config, force=True, min_trades=2)
+    asked = request(tmp_path, file, config=config, force=True, min_trades=2, features=FEATURES)
     # The data as they were given, from where one is; of an absolute path the name.
     (tmp_path / "my history").mkdir()
     file_of(tmp_path / "my history" / "again.dbn.zst", 1)
@@ -228,9 +249,16 @@ def test_with_the_short_side_it_learns_of_shorts_and_the_bundle_says_so(
     said = bundle.manifest.description.command
     assert "--data bars.dbn.zst --data '../my history' --data . --config live.yml" in said
     assert bundle.side == "short"
-    result = attrs.evolve(run_of(file), settings=StrategySettings(side="short")).result()
-    assert {trade.side for trade in result.trades} == {"short"}
-    assert bundle.manifest.description.metrics["strategy"] == {"side": "short"}
+    run = attrs.evolve(run_of(file), settings=StrategySettings(side="short"))
+    assert {trade.side for trade in run.result().trades} == {"short"}
+    metrics = bundle.manifest.description.metrics
+    assert metrics["strategy"] == {"side": "short"}
+    # What the strategy makes of the hold-out with this bundle, asked as a backtest asks it.
+    hold_out = metrics["hold_out"]
+    pnl = [row.pnl for row in run.play(bundle) if row.session.isoformat() >= hold_out["from"]]
+    told = hold_out["run_with_veto"]
+    assert (told["trades"], told["net_pnl"]) == (len(pnl), float(sum(pnl)))
+    assert pnl
 
 
 @pytest.mark.parametrize(
