@@ -324,7 +324,7 @@ def orders(file: Path, as_json: bool) -> None:  # JSON lines are the only form
 @click.argument("time")
 def why(file: Path, root: str, time: str) -> None:
     """Why ROOT traded or did not at TIME (ISO 8601; UTC without a zone): the bar that ends then or holds it."""
-    from actors.report import why as explain
+    from actors.why import why as explain
     from actors.wiring import parse_time
     from actors.wiring.reading import nearest_flip
 

@@ -23,9 +23,9 @@ from actors.report import (
     replay_report,
     replay_words,
     summary,
-    why,
 )
 from actors.tally import Tally
+from actors.why import why
 from domain.bars import Bar, BarTable
 from domain.envelope import Envelope
 from domain.events import (
