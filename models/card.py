@@ -87,7 +87,7 @@ def _results(result: Mapping[str, Any]) -> str:
         [name, *(_shown(result[key][column], form) for column, _, form in _COLUMNS)]
         for key, name in (
             ("without_veto", "Without the veto"),
-            ("with_veto", "What passes of it"),
+            ("with_veto", "Trades that pass"),
             ("run_with_veto", "The strategy with it"),
         )
         if key in result
