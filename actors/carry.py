@@ -57,33 +57,34 @@ class _Followed:
         self._machine = machine
         self._expected: dict[tuple[int, int], Event] = {}
         self._answered = 0
-        self.otherwise_at = 0
-        """The first seq at which it does not; 0 while there is none."""
+        self._otherwise = ""
+        """Where it first does not, and how; empty while it does."""
 
     def fold(self, envelope: Envelope, *, is_given: bool) -> None:
         """Take in one event; `is_given`: the machine is to handle it."""
-        if self.otherwise_at:
+        if self._otherwise:
             return
         if envelope.source == self._machine.name and envelope.cause is not None:
             self._answered = max(self._answered, envelope.cause)
             if self._expected.pop((envelope.cause, envelope.idx), None) != envelope.payload:
-                self.otherwise_at = envelope.seq
+                self._otherwise = f"seq {envelope.seq}: it would not say this {envelope.type}"
                 return
         if is_given:
             try:
                 outputs = self._machine.handle(envelope)
-            except Exception:  # noqa: BLE001 - it meets an order that it would not have sent
-                self.otherwise_at = envelope.seq
+            except Exception as error:  # noqa: BLE001 - it meets an order that it would not have sent
+                self._otherwise = f"seq {envelope.seq}: {error!r}"
                 return
             self._expected |= {(envelope.seq, idx): event for idx, event in enumerate(outputs)}
 
     def account(self, reader: JournalReader) -> Account:
         """What the file leaves. To be asked at its end."""
         unrecorded = min((cause for cause, _ in self._expected if cause <= self._answered), default=0)
-        if not (self.otherwise_at or unrecorded):
+        otherwise = self._otherwise or (unrecorded and f"seq {unrecorded}: it would say more of it")
+        if not otherwise:
             return self._machine.account
         recorded = RecordedAccount(self._machine.build_payload)
-        log.warning("orders and positions are taken from the record", otherwise_at=self.otherwise_at or unrecorded)
+        log.warning("this program decides otherwise: orders and positions are taken from the record", where=otherwise)
         for envelope in reader.envelopes():
             recorded.fold(envelope)
         return recorded.account
