@@ -84,8 +84,9 @@ class EmergencyFile:
                 self._write(row)
             os.fdatasync(self._fd)
         except OSError:
-            os.ftruncate(self._fd, place)
+            end = os.lseek(self._fd, 0, os.SEEK_CUR)
             os.lseek(self._fd, place, os.SEEK_SET)
+            os.pwrite(self._fd, bytes(end - place), place)  # not cut off: a full disk would not give the room again
             raise
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from adapters.sqlite.directory import SqliteJournals
-from adapters.sqlite.emergency import FILE_NAME, EmergencyFile
+from adapters.sqlite.emergency import FILE_NAME, RESERVED_BYTES, EmergencyFile
 from adapters.sqlite.journal import JournalFile
 from domain.envelope import Envelope
 from domain.errors import JournalWriteFailed, OperatorError
@@ -202,6 +202,8 @@ def test_what_failed_half_way_stands_once_when_it_is_tried_again(tmp_path: Path)
     stop = disk.put(TICK, SafeStopRequested(reason="disk"))
     with no_file_beyond(written + 300):
         assert not disk.barrier(stop.seq).is_set()
+    reserved = (tmp_path / "emergency" / FILE_NAME).read_bytes()
+    assert (len(reserved), reserved[written:].strip(b"\0")) == (RESERVED_BYTES, b""), "undone, and its room kept"
     assert disk.barrier(stop.seq).is_set()
     disk.writer.stop()
     disk.journals.release()
